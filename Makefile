@@ -1,0 +1,51 @@
+# The commands that users and CI type. Each builds .venv the first time and again only when its inputs change.
+#
+#   make train     train TSM on the demo set, DALI loading it
+#   make test      the test suite
+#   make lint      ruff and mypy
+#
+# CUDA=120 takes the CUDA 12 builds of DALI and PyTorch instead of the CUDA 13 ones; both run without a GPU.
+
+PYTHON ?= python3
+CUDA ?= 130
+ARGS ?=
+
+BIN := .venv/bin
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt constraints-cuda$(CUDA).txt
+# --no-compile: Python compiles what is used when it is used, which is a small part of these packages.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints-cuda$(CUDA).txt
+
+.PHONY: train test test-slow lint bench clean
+
+train: .venv/.train-cuda$(CUDA)
+	$(BIN)/python -m train.tsm --loader dali $(ARGS)
+
+test: .venv/.test-cuda$(CUDA)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: .venv/.test-cuda$(CUDA)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: .venv/.test-cuda$(CUDA)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench:
+	@echo "bench: not yet; the benchmarks come with a later release" >&2; exit 1
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+
+# One environment holds one CUDA: a change of CUDA starts afresh.
+.venv/.train-cuda$(CUDA): $(REQUIREMENTS)
+	@test -e $(@D)/.cuda$(CUDA) || rm -rf .venv
+	@test -d .venv || $(PYTHON) -m venv .venv
+	@touch $(@D)/.cuda$(CUDA)
+	@echo "installing (about 3 GB of packages for CUDA $(CUDA); a few minutes the first time)"
+	$(PIP_INSTALL) -e '.[cuda$(CUDA),train]'
+	@touch $@
+
+.venv/.test-cuda$(CUDA): .venv/.train-cuda$(CUDA)
+	$(PIP_INSTALL) -e '.[cuda$(CUDA),train,test]'
+	@touch $@

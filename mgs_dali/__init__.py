@@ -1,0 +1,32 @@
+"""Motion-guided video loading on NVIDIA DALI: the frames where something happens, at the cost of decoding.
+
+The names below are imported on first use, so that ``import mgs_dali`` needs neither PyTorch nor DALI.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .annotations import Clips, read_annotations
+    from .loader import ClipBatch, ClipLoader
+    from .sampling import MotionGuided, Uniform
+
+__version__ = "0.1.0"
+__all__ = ["ClipBatch", "ClipLoader", "Clips", "MotionGuided", "Uniform", "read_annotations"]
+
+_HOMES = {
+    "ClipBatch": "loader",
+    "ClipLoader": "loader",
+    "Clips": "annotations",
+    "MotionGuided": "sampling",
+    "Uniform": "sampling",
+    "read_annotations": "annotations",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mgs_dali' has no attribute '{name}'")
+    return getattr(import_module(f"mgs_dali.{_HOMES[name]}"), name)

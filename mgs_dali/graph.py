@@ -1,0 +1,199 @@
+"""Motion-guided sampling as DALI operators, to compose in any ``@pipeline_def``.
+
+Each function takes and returns DataNodes and works alike on the CPU and the GPU::
+
+    video = fn.decoders.video(encoded, device="mixed")            # (F, H, W, 3) uint8
+    frames = graph.guided_frames(graph.motion_curve(video), targets)
+    clip = graph.take_frames(video, frames)                       # (T, H, W, 3)
+
+Only native operators: no Python runs while the pipeline does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+try:
+    from nvidia.dali import fn, math, types
+    from nvidia.dali.data_node import DataNode
+except ImportError as error:
+    raise ModuleNotFoundError(
+        "NVIDIA DALI is not installed. Install it with: pip install 'mgs-dali[cuda130]' (driver 580 or newer) or "
+        "'mgs-dali[cuda120]' (driver 525.60 or newer); both run without a GPU too.",
+        name="nvidia.dali",
+    ) from error
+
+from .motion import WORKING_SIDE_PIXELS
+from .sampling import MotionGuided
+
+__all__ = ["MAX_FRAMES", "augment", "decode_video", "guided_frames", "motion_curve", "spread_frames", "take_frames"]
+
+MAX_FRAMES = 65_536
+"""The longest video that :func:`guided_frames` takes."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_UNIT = float(2**40)  # the largest weight in fixed point: MAX_FRAMES of them still fit 63 bits
+
+
+def decode_video(encoded: DataNode, *, device: str = "mixed") -> DataNode:
+    """Decode whole videos.
+
+    Args:
+        encoded: (bytes,) uint8 on the CPU, a whole file a sample.
+        device: "mixed" decodes on the GPU, "cpu" takes VP8, VP9 and MJPEG.
+
+    Returns:
+        (F, H, W, 3) uint8, layout FHWC.
+    """
+    # DALI 1.x has the operator under fn.experimental only, where 2.x keeps a deprecated alias.
+    decoders = fn.decoders if hasattr(fn.decoders, "video") else fn.experimental.decoders
+    return decoders.video(encoded, device=device)
+
+
+def motion_curve(video: DataNode) -> DataNode:
+    """How much each frame of a video moves: the measure ``pixel`` of :class:`mgs_dali.motion.MotionMeter`.
+
+    Args:
+        video: (F, H, W, 3) uint8 RGB, on the CPU or the GPU.
+
+    Returns:
+        (F - 1,) float32 on the same device, in grey levels: the mean absolute difference of the luma of neighbouring
+        frames, averaged over square blocks first.
+    """
+    gray = fn.color_space_conversion(video, image_type=types.RGB, output_type=types.GRAY)
+    shape = gray.shape()
+    num_frames, height, width = shape[0], shape[1], shape[2]
+    block = math.max(math.min(height, width) // WORKING_SIDE_PIXELS, 1)
+    rows, columns = height // block, width // block
+    sizes = (fn.cast(size, dtype=types.INT32) for size in (num_frames, rows, block, columns, block))
+    squares = fn.reshape(gray[:, : rows * block, : columns * block], shape=fn.stack(*sizes))
+    luma = fn.reductions.mean(squares, axes=(2, 4))
+    return fn.reductions.mean(math.abs(luma[1:] - luma[:-1]), axes=(1, 2))
+
+
+def guided_frames(
+    motion: DataNode, targets: DataNode, *, mu: float = 0.5, floor: float = 0.0, pick: str = "nearest"
+) -> DataNode:
+    """Frames that share out the motion of a video: :func:`mgs_dali.sampling.motion_guided_frames` as a graph.
+
+    A video of one frame or without motion gives uniform picks.
+
+    Args:
+        motion: (F - 1,) float32, on the CPU or the GPU; at most :data:`MAX_FRAMES` values, none negative or NaN.
+        targets: (T,) float64 on the CPU, as :func:`mgs_dali.sampling.segment_targets` gives them.
+        mu: exponent that evens the motion out, 0 to 1 in practice.
+        floor: share of the mean motion added to every value, so that still stretches keep some frames.
+        pick: "nearest" (the released code's rule) or "inverse" (the inverse of the CDF; can reach the last frame).
+
+    Returns:
+        (T,) int32 on the CPU: 0-based frame indices.
+
+    Raises:
+        ValueError: mu, floor or pick is not allowed.
+    """
+    MotionGuided(mu=mu, floor=floor, pick=pick)  # the same checks
+    motion = motion.cpu() if motion.device == "gpu" else motion
+    num_gaps = motion.shape()[0]
+    # One value more, so that a one-frame video has something to sum. It weighs nothing and is never picked.
+    motion = fn.cat(motion, types.Constant(np.zeros(1, np.float32), device="cpu"), axis=0)
+    index = types.Constant(np.arange(MAX_FRAMES, dtype=np.int64), device="cpu")[: num_gaps + 1]
+    inside = _whole(index < num_gaps)
+
+    largest = fn.reductions.max(motion)
+    moves = _whole(largest > 0)
+    relative = _real(motion) / _real(largest + fn.cast(largest <= 0, dtype=types.FLOAT))
+    # Whole numbers from here on: DALI does not sum doubles, and sums of single floats would move picks in long, nearly
+    # still stretches. Integers add up exactly, in any order.
+    weight = _whole(math.pow(relative, mu) * _UNIT) * inside
+    mean = _real(fn.reductions.sum(weight)) / _real(math.max(num_gaps, 1))
+    weight = weight + _whole(mean * floor) * inside
+
+    total = _real(fn.reductions.sum(weight))
+    target = fn.expand_dims(_whole(targets * total), axes=1)  # (T, 1) against (1, F)
+    index_row, weight_row = fn.expand_dims(index, axes=0), fn.expand_dims(weight, axes=0)
+    up_to = _whole(index_row <= fn.expand_dims(index, axes=1))  # (F, F): row j marks the values that CDF point j sums
+    cdf_row = fn.expand_dims(fn.reductions.sum(up_to * weight_row, axes=1), axes=0)
+    if pick == "nearest":
+        distance = math.abs(cdf_row - target)
+        nearest = fn.expand_dims(fn.reductions.min(distance, axes=1), axes=1)
+        guided = fn.reductions.min(index_row + _whole(distance > nearest) * MAX_FRAMES, axes=1)  # the first of equals
+    else:
+        beyond = target - (cdf_row - weight_row)  # of the start of each gap; a gap is passed from its middle on
+        passed = _whole(beyond > 0) * _whole(2 * beyond >= weight_row) * fn.expand_dims(inside, axes=0)
+        guided = fn.reductions.sum(passed, axes=1)
+    uniform = spread_frames(num_gaps + 1, targets)
+    return fn.cast(guided * moves + uniform * (1 - moves), dtype=types.INT32)
+
+
+def spread_frames(num_frames: DataNode, targets: DataNode) -> DataNode:
+    """Uniform picks: :func:`mgs_dali.sampling.uniform_frames` as a graph.
+
+    Args:
+        num_frames: () integer on the CPU.
+        targets: (T,) float64 on the CPU.
+
+    Returns:
+        (T,) int64 on the CPU: 0-based frame indices.
+    """
+    # The small part is for targets such as 7/30 of 30 frames, whose product with 30 falls just short of 7.
+    return math.min(_whole(math.floor(targets * _real(num_frames) + 1e-9)), num_frames - 1)
+
+
+def take_frames(video: DataNode, frames: DataNode) -> DataNode:
+    """The chosen frames of a video, in the order given.
+
+    Args:
+        video: (F, H, W, 3), on the CPU or the GPU.
+        frames: (T,) int32 on the CPU: 0-based indices below F; may repeat.
+
+    Returns:
+        (T, H, W, 3) on the video's device.
+    """
+    return fn.sequence_rearrange(video, new_order=frames)
+
+
+def augment(
+    clip: DataNode,
+    *,
+    size: int,
+    crop: DataNode | None = None,
+    flip: DataNode | int = 0,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    dtype: types.DALIDataType = types.FLOAT,
+) -> DataNode:
+    """Crop, resize once, flip and normalise a clip, alike in all its frames.
+
+    Args:
+        clip: (T, H, W, 3) uint8, layout FHWC, on the CPU or the GPU.
+        size: side of the square result in pixels. Linear resize, with antialiasing where it shrinks.
+        crop: (4,) int32 on the CPU: x, y, width, height in pixels; the whole frame by default.
+        flip: () int32 on the CPU, or a number: 1 mirrors left and right.
+        mean, std: of each channel, on the 0 to 1 scale; ImageNet's by default.
+        dtype: FLOAT or FLOAT16.
+
+    Returns:
+        (T, 3, size, size), layout FCHW, on the clip's device.
+    """
+    if crop is not None:
+        clip = fn.slice(clip, crop[:2], crop[2:], axis_names="WH")
+    clip = fn.resize(clip, size=(size, size), interp_type=types.INTERP_LINEAR)
+    return fn.crop_mirror_normalize(
+        clip,
+        mirror=flip,
+        mean=[255 * value for value in mean],
+        std=[255 * value for value in std],
+        dtype=dtype,
+        output_layout="FCHW",
+    )
+
+
+def _whole(node: DataNode) -> DataNode:
+    return fn.cast(node, dtype=types.INT64)
+
+
+def _real(node: DataNode) -> DataNode:
+    return fn.cast(node, dtype=types.FLOAT64)

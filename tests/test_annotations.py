@@ -1,0 +1,328 @@
+"""Every list format, told apart by itself, and every mistake in one with its line and advice."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mgs_dali.annotations import Clips, read_annotations
+
+KINETICS_HEADER = "label,youtube_id,time_start,time_end,split\n"
+
+
+def write(folder: Path, name: str, content: str | bytes | Any) -> Path:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        file.write_bytes((content if isinstance(content, str) else json.dumps(content)).encode())
+    return file
+
+
+def error_of(file: Path, **arguments: Any) -> str:
+    arguments.setdefault("root", file.parent)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the callers look at the text)
+        read_annotations(file, **arguments)
+    return str(caught.value)
+
+
+# --- mmaction2 video lists -------------------------------------------------------------------------------------------
+
+
+def test_a_video_list(tmp_path: Path) -> None:
+    file = write(tmp_path, "train.txt", "a.mp4 2\nsome/folder/b.webm 0\na.mp4 1\n")
+    clips = read_annotations(file, root=tmp_path)
+    assert len(clips) == 3
+    assert clips.paths == ["a.mp4", "some/folder/b.webm", "a.mp4"]
+    assert clips.labels.tolist() == [2, 0, 1]
+    assert clips.labels.dtype == np.int64
+    assert clips.first_frames.tolist() == [0, 0, 0]
+    assert clips.num_frames.tolist() == [-1, -1, -1]
+    assert clips.num_classes == 3
+    assert clips.class_names is None
+    assert clips.file(1) == tmp_path / "some/folder/b.webm"
+    assert clips.list_lines.tolist() == [1, 2, 3]
+    assert clips.where(2) == f"{file}, line 3"
+
+
+def test_the_list_may_come_from_anywhere(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "list",
+        b"\xef\xbb\xbfa.mp4 1  \r\n\r\n  \t\r\nmy holiday, part 2.mp4\t0\t\r\n# 3.mp4 1\r\n\xc3\xa9.mp4 1",
+    )
+    clips = read_annotations(str(file), root=str(tmp_path))
+    assert clips.paths == ["a.mp4", "my holiday, part 2.mp4", "# 3.mp4", "é.mp4"]
+    assert clips.labels.tolist() == [1, 0, 1, 1]
+    assert clips.list_lines.tolist() == [1, 4, 5, 6]
+    assert clips.where(1) == f"{file}, line 4"
+
+
+def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
+    clips = read_annotations(write(tmp_path, "t.txt", "a\x0b\u2028b.mp4 0\nc.mp4 0\n"), root=tmp_path)
+    assert clips.paths == ["a\x0b\u2028b.mp4", "c.mp4"]
+
+
+def test_the_number_of_classes_and_their_names(tmp_path: Path) -> None:
+    file = write(tmp_path, "t.txt", "a.mp4 1\n")
+    assert read_annotations(file, root=tmp_path).num_classes == 2
+    assert read_annotations(file, root=tmp_path, num_classes=5).num_classes == 5
+    named = read_annotations(file, root=tmp_path, class_names=["jump", "run", "sit"])
+    assert (named.num_classes, named.class_names) == (3, ["jump", "run", "sit"])
+    names = write(tmp_path, "label_map.txt", "jump\nrun far\n\nsit\n")
+    assert read_annotations(file, root=tmp_path, class_names=names).class_names == ["jump", "run far", "sit"]
+
+
+def test_a_multi_label_list(tmp_path: Path) -> None:
+    file = write(tmp_path, "t.txt", "a.mp4 0 3\nb.mp4 1\nc.mp4 3 3 2\n")
+    clips = read_annotations(file, root=tmp_path, num_classes=4, multi_label=True)
+    assert clips.paths == ["a.mp4", "b.mp4", "c.mp4"]
+    assert clips.labels.tolist() == [[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 1]]
+    assert clips.labels.dtype == np.float32
+
+
+def test_the_table_pickles(tmp_path: Path) -> None:
+    clips = read_annotations(write(tmp_path, "t.txt", "a.mp4 2\nb.mp4 0\n"), root=tmp_path)
+    copy = pickle.loads(pickle.dumps(clips))
+    assert isinstance(copy, Clips)
+    assert (copy.paths, copy.labels.tolist(), copy.where(1)) == (clips.paths, clips.labels.tolist(), clips.where(1))
+
+
+def test_a_large_list_without_a_single_video(tmp_path: Path) -> None:
+    num_clips = 220_000
+    file = write(tmp_path, "t.txt", "".join(f"class {i % 174}/{i}.webm {i % 174}\n" for i in range(num_clips)))
+    clips = read_annotations(file, root=tmp_path, num_classes=174)
+    assert len(clips) == num_clips
+    np.testing.assert_array_equal(clips.labels, np.arange(num_clips) % 174)
+    np.testing.assert_array_equal(clips.list_lines, np.arange(num_clips) + 1)
+    assert clips.paths[-1] == f"class {(num_clips - 1) % 174}/{num_clips - 1}.webm"
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "parts"),
+    [
+        ("a.mp4 0\n\nb.mp4\n", {}, ["t.txt, line 3", "expected `path label`", "'b.mp4'"]),
+        ("a.mp4 0\nb.mp4 x7\n", {}, ["t.txt, line 2", "'x7' is not a whole number"]),
+        ("a.mp4 1.0\n", {}, ["line 1", "'1.0' is not a whole number"]),
+        ("a.mp4 0\nb.mp4 -1\n", {}, ["t.txt, line 2", "label -1 of 'b.mp4'", "Class numbers count from 0"]),
+        ("a.mp4 9\nb.mp4 10\n", {"num_classes": 10}, ["t.txt, line 2", "label 10 of 'b.mp4'", "Allowed are 0 to 9"]),
+        ("a.mp4 99999999999999999999\n", {}, ["line 1", "out of range"]),
+        ("a.mp4 3\n", {"class_names": ["x", "y"]}, ["line 1", "label 3", "Allowed are 0 to 1"]),
+        ("a.mp4 0 3\n", {}, ["line 1", "more than one number", "multi_label=True and num_classes"]),
+        ("frames/a\t163 3\n", {}, ["line 1", "more than one number", "`folder num_frames label`"]),
+        ("", {}, ["t.txt: the list is empty"]),
+        (" \n\r\n", {}, ["t.txt: the list is empty"]),
+        (b"a.mp4 0\nb\xff.mp4 0\n", {}, ["t.txt, line 2", "not UTF-8 text (byte 0xff)"]),
+        ("a.mp4 0 1\n", {"multi_label": True}, ["multi_label=True needs num_classes"]),
+        ("a.mp4\n", {"multi_label": True, "num_classes": 3}, ["line 1", "expected `path label label ...`"]),
+        ("a b.mp4 0\n", {"multi_label": True, "num_classes": 3}, ["line 1", "'b.mp4' is not", "cannot have blanks"]),
+        ("a.mp4 0 3\n", {"multi_label": True, "num_classes": 3}, ["line 1", "label 3", "Allowed are 0 to 2"]),
+        ("a.mp4 0\n", {"class_names": ["x", "y"], "num_classes": 3}, ["2 names", "num_classes is 3"]),
+        ("a.mp4 0\n", {"class_names": ["x", "x"]}, ["'x' more than once"]),
+        ("a.mp4 0\n", {"class_names": []}, ["class_names is empty"]),
+        ("a.mp4 0\n", {"class_names": "nowhere.txt"}, ["nowhere.txt does not exist"]),
+        ("a.mp4 0\n", {"num_classes": 0}, ["num_classes must be from 1"]),
+        ("a.mp4 0\n", {"root": None}, ["t.txt: root is missing", "root=FOLDER"]),
+        ("a.mp4 0\n", {"root": "no/such/folder"}, ["t.txt", "root='no/such/folder' is not a folder"]),
+    ],
+)
+def test_mistakes_in_a_video_list(tmp_path: Path, content: Any, arguments: dict[str, Any], parts: list[str]) -> None:
+    message = error_of(write(tmp_path, "t.txt", content), **arguments)
+    for part in parts:
+        assert part in message
+
+
+def test_a_missing_list(tmp_path: Path) -> None:
+    assert "nowhere.txt does not exist" in error_of(tmp_path / "nowhere.txt")
+
+
+# --- mmaction2 JSON lists --------------------------------------------------------------------------------------------
+
+
+def test_a_json_list(tmp_path: Path) -> None:
+    file = write(tmp_path, "train.json", [{"filename": "a b.mp4", "label": [2]}, {"filename": "c.mp4", "label": 0}])
+    clips = read_annotations(file, root=tmp_path)
+    assert clips.paths == ["a b.mp4", "c.mp4"]
+    assert clips.labels.tolist() == [2, 0]
+    assert clips.num_classes == 3
+    assert clips.where(1) == f"{file}, entry 2"
+
+
+def test_a_multi_label_json_list(tmp_path: Path) -> None:
+    file = write(tmp_path, "train.json", [{"filename": "a.mp4", "label": [2, 0]}])
+    clips = read_annotations(file, root=tmp_path, multi_label=True, class_names=["x", "y", "z"])
+    assert clips.labels.tolist() == [[1, 0, 1]]
+    assert clips.class_names == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ('[{"filename": "a.mp4",\n "label": [1]},\n}', ["t.json, line 3, column 1", "not valid JSON"]),
+        ({"filename": "a.mp4", "label": [1]}, ["t.json: expected a JSON list of videos, found dict"]),
+        ([], ["t.json: the list is empty"]),
+        ([["a.mp4", 1]], ["t.json, entry 1", "found ['a.mp4', 1]"]),
+        (
+            [{"frame_dir": "a", "total_frames": 9, "label": [1]}],
+            ["entry 1: unknown format", "'frame_dir'", "'template'"],
+        ),
+        ([{}], ["entry 1: unknown format", "none"]),
+        ([{"filename": "a.mp4", "label": [1]}, {"filename": "b.mp4"}], ["entry 2", "found None"]),
+        ([{"filename": "a.mp4", "label": ["1"]}], ["entry 1", "whole numbers", "['1']"]),
+        ([{"filename": "a.mp4", "label": True}], ["entry 1", "whole numbers", "True"]),
+        ([{"filename": "a.mp4", "label": []}], ["entry 1", "whole numbers", "[]"]),
+        ([{"filename": "", "label": [1]}], ["entry 1", "a path as 'filename'"]),
+        ([{"filename": "a.mp4", "label": [1, 2]}], ["entry 1", "2 labels", "multi_label=True"]),
+        ([{"filename": "a.mp4", "label": [-2]}], ["entry 1", "label -2 of 'a.mp4'"]),
+    ],
+)
+def test_mistakes_in_a_json_list(tmp_path: Path, content: Any, parts: list[str]) -> None:
+    message = error_of(write(tmp_path, "t.json", content))
+    for part in parts:
+        assert part in message
+
+
+# --- Something-Something V2 ------------------------------------------------------------------------------------------
+
+SSV2_LABELS = {"Opening something": "1", "Holding something next to something": "0", "Turning the camera left": "2"}
+SSV2_TRAIN = [
+    {"id": "78687", "label": "holding a next to b", "template": "Holding [something] next to [something]"},
+    {"id": 41, "label": "opening a door", "template": "Opening [something]", "placeholders": ["door"]},
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_something_something_v2(tmp_path: Path, prefix: str, split: str) -> None:
+    write(tmp_path, f"labels/{prefix}labels.json", SSV2_LABELS)
+    clips = read_annotations(write(tmp_path, f"labels/{prefix}{split}.json", SSV2_TRAIN), root=tmp_path)
+    assert clips.paths == ["78687.webm", "41.webm"]
+    assert clips.labels.tolist() == [0, 1]
+    assert clips.num_classes == 3
+    assert clips.class_names == ["Holding something next to something", "Opening something", "Turning the camera left"]
+
+
+def test_something_something_v2_with_classes_from_elsewhere(tmp_path: Path) -> None:
+    file = write(tmp_path, "train.json", SSV2_TRAIN)
+    labels = write(tmp_path, "elsewhere/names.json", SSV2_LABELS)
+    assert read_annotations(file, root=tmp_path, class_names=labels).labels.tolist() == [0, 1]
+    names = ["Opening something", "Holding something next to something"]
+    assert read_annotations(file, root=tmp_path, class_names=names).labels.tolist() == [1, 0]
+
+
+def test_mistakes_in_something_something_v2(tmp_path: Path) -> None:
+    file = write(tmp_path, "train.json", SSV2_TRAIN)
+    message = error_of(file)
+    assert "labels.json beside it" in message
+    assert "class_names=FILE" in message
+    message = error_of(file, class_names=["Opening something"])
+    assert "train.json, entry 1: the class 'Holding something next to something' is not one of the 1 known" in message
+    message = error_of(write(tmp_path, "test.json", [{"id": "1420"}]), class_names=["Opening something"])
+    assert "test.json, entry 1: expected 'id' and 'template', found 'id'" in message
+    assert "use train.json or validation.json" in message
+    write(tmp_path, "labels.json", {"Opening something": "1"})
+    assert "labels.json: expected the classes with their numbers from 0 up" in error_of(file)
+    write(tmp_path, "labels.json", SSV2_LABELS)
+    assert "found 3 classes but num_classes is 174" in error_of(file, num_classes=174)
+    assert "one class for each video" in error_of(file, multi_label=True)
+
+
+# --- Kinetics --------------------------------------------------------------------------------------------------------
+
+
+def test_kinetics(tmp_path: Path) -> None:
+    rows = '"playing cards",--abc_1-XYZ,7,17,train\n\nabseiling,q,120,130,train\nplaying cards,r,0,10,train\n'
+    clips = read_annotations(write(tmp_path, "train.csv", KINETICS_HEADER + rows), root=tmp_path)
+    assert clips.paths == [
+        "playing_cards/--abc_1-XYZ_000007_000017.mp4",
+        "abseiling/q_000120_000130.mp4",
+        "playing_cards/r_000000_000010.mp4",
+    ]
+    assert clips.class_names == ["abseiling", "playing cards"]
+    assert clips.labels.tolist() == [1, 0, 1]
+    assert clips.list_lines.tolist() == [2, 4, 5]
+
+    val = write(tmp_path, "val.csv", KINETICS_HEADER.replace("\n", ",is_cc\r\n") + "playing cards,s,1,11,val,0\r\n")
+    assert read_annotations(val, root=tmp_path).labels.tolist() == [0]
+    assert read_annotations(val, root=tmp_path, class_names=clips.class_names).labels.tolist() == [1]
+    assert read_annotations(val, root=tmp_path, class_names=["abseiling", "playing_cards"]).labels.tolist() == [1]
+
+
+def test_kinetics_classes_are_sorted_as_mmaction2_does(tmp_path: Path) -> None:
+    # with "_" for the blank, "dance Z" comes after "danceX"; by the blank it would come before
+    file = write(tmp_path, "train.csv", KINETICS_HEADER + "dance Z,a,0,10,train\ndanceX,b,0,10,train\n")
+    assert read_annotations(file, root=tmp_path).class_names == ["danceX", "dance Z"]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (
+            "youtube_id,time_start,time_end,split\na,0,10,test\n",
+            ["t.csv, line 1", "lacks label", "use train or validate"],
+        ),
+        ("\nlabel,youtube_id,start,end\nx,a,0,10\n", ["t.csv, line 2", "lacks time_start, time_end"]),
+        (KINETICS_HEADER, ["t.csv: the list is empty"]),
+        (KINETICS_HEADER + "x,a,0,10,train\ny,b\n", ["t.csv, line 3", "expected 5 fields", "found 2"]),
+        (KINETICS_HEADER + "x,a,zero,10,train\n", ["t.csv, line 2", "time_start 'zero'"]),
+        (KINETICS_HEADER + ",a,0,10,train\n", ["t.csv, line 2", "label ''"]),
+        (KINETICS_HEADER + '"x,a,0,10,train\n', ["t.csv, line 2", "not a valid CSV"]),
+        ("id;template\n1;Opening something\n", ["t.csv, line 1", "expected `path label`", "header label,youtube_id"]),
+    ],
+)
+def test_mistakes_in_kinetics(tmp_path: Path, content: str, parts: list[str]) -> None:
+    message = error_of(write(tmp_path, "t.csv", content))
+    for part in parts:
+        assert part in message
+
+
+def test_a_kinetics_class_that_is_not_known(tmp_path: Path) -> None:
+    file = write(tmp_path, "val.csv", KINETICS_HEADER + "x,a,0,10,val\ny,b,0,10,val\n")
+    message = error_of(file, class_names=["x", "z"])
+    assert "val.csv, line 3: the class 'y' is not one of the 2 known ('x', ...)" in message
+    assert "found 2 classes but num_classes is 400" in error_of(file, num_classes=400)
+
+
+# --- a folder per class ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_per_class(tmp_path: Path) -> None:
+    for name in ("run/2.mp4", "run/10.MP4", "jump high/a.webm", "jump high/notes.txt", ".cache/x.mp4", "readme.mp4"):
+        write(tmp_path, f"train/{name}", "")
+    clips = read_annotations(tmp_path / "train")
+    assert clips.root == tmp_path / "train"
+    assert clips.paths == ["jump high/a.webm", "run/10.MP4", "run/2.mp4"]
+    assert clips.labels.tolist() == [0, 1, 1]
+    assert clips.class_names == ["jump high", "run"]
+    assert clips.where(2) == f"{tmp_path / 'train'}, file 3"
+    assert all(clips.file(i).is_file() for i in range(3))
+
+    from_above = read_annotations(tmp_path / "train", root=tmp_path)
+    assert from_above.paths == ["train/jump high/a.webm", "train/run/10.MP4", "train/run/2.mp4"]
+
+    write(tmp_path, "val/run/1.mp4", "")
+    assert read_annotations(tmp_path / "val", class_names=clips.class_names).labels.tolist() == [1]
+
+
+def test_an_empty_class_folder_is_a_class_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    write(tmp_path, "b/1.mp4", "")
+    clips = read_annotations(tmp_path)
+    assert (clips.labels.tolist(), clips.num_classes) == ([1], 2)
+
+
+def test_mistakes_with_class_folders(tmp_path: Path) -> None:
+    assert "has no sub-folders. Expected one for each class" in error_of(tmp_path, root=None)
+    write(tmp_path, "a/notes.txt", "")
+    message = error_of(tmp_path, root=None)
+    assert "no videos in its 1 sub-folders (a, ...)" in message
+    assert ".webm" in message
+    write(tmp_path, "a/1.mp4", "")
+    message = error_of(tmp_path, root=None, class_names=["b", "c"])
+    assert f"{tmp_path / 'a'}: the class 'a' is not one of the 2 known" in message
+    (tmp_path / "other").mkdir()
+    assert "is not inside root" in error_of(tmp_path, root=tmp_path / "other")
