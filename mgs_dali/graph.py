@@ -63,15 +63,17 @@ def motion_curve(video: DataNode) -> DataNode:
         (F - 1,) float32 on the same device, in grey levels: the mean absolute difference of the luma of neighbouring
         frames, averaged over square blocks first.
     """
-    gray = fn.color_space_conversion(video, image_type=types.RGB, output_type=types.GRAY)
-    shape = gray.shape()
+    # To YCbCr, not to grey: rounding to limited range gives back the luma that the decoder started from, so that still
+    # frames measure exactly 0 as they do on the CPU. Grey would keep the rounding of R, G and B as motion.
+    luma = fn.color_space_conversion(video, image_type=types.RGB, output_type=types.YCbCr)[:, :, :, 0]
+    shape = luma.shape()
     num_frames, height, width = shape[0], shape[1], shape[2]
     block = math.max(math.min(height, width) // WORKING_SIDE_PIXELS, 1)
     rows, columns = height // block, width // block
     sizes = (fn.cast(size, dtype=types.INT32) for size in (num_frames, rows, block, columns, block))
-    squares = fn.reshape(gray[:, : rows * block, : columns * block], shape=fn.stack(*sizes))
-    luma = fn.reductions.mean(squares, axes=(2, 4))
-    return fn.reductions.mean(math.abs(luma[1:] - luma[:-1]), axes=(1, 2))
+    squares = fn.reshape(luma[:, : rows * block, : columns * block], shape=fn.stack(*sizes))
+    means = fn.reductions.mean(squares, axes=(2, 4))
+    return fn.reductions.mean(math.abs(means[1:] - means[:-1]), axes=(1, 2))
 
 
 def guided_frames(

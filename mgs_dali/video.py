@@ -8,6 +8,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from .crops import Box
@@ -72,9 +73,15 @@ def block_luma(image: np.ndarray, *, block: int) -> np.ndarray:
     return rows[:, : width * block].reshape(height, width, block).sum(axis=2, dtype=np.int32)
 
 
-def rgb(frame: VideoFrame) -> np.ndarray:
-    """A frame as RGB, (H, W, 3) uint8."""
-    return frame.to_ndarray(format="rgb24")
+# Chroma interpolated and rounded with care, which gives DALI's CPU decoder to the bit. swscale's fast path repeats chroma
+# and is a grey level too dark.
+_RGB_QUALITY = int(Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
+
+
+def rgb(frame: VideoFrame, *, reformatter: VideoReformatter | None = None) -> np.ndarray:
+    """A frame as RGB, (H, W, 3) uint8. A reformatter used for many frames of one video is set up once."""
+    reformatter = reformatter or VideoReformatter()
+    return reformatter.reformat(frame, format="rgb24", interpolation=_RGB_QUALITY, threads=1).to_ndarray()
 
 
 def rgb_clip(frames: Iterable[VideoFrame], picks: np.ndarray, *, box: Callable[[int, int], Box]) -> np.ndarray:
@@ -93,10 +100,11 @@ def rgb_clip(frames: Iterable[VideoFrame], picks: np.ndarray, *, box: Callable[[
     """
     wanted, last = set(picks.tolist()), int(picks.max())
     pictures = {}
+    reformatter = VideoReformatter()
     for index, frame in enumerate(frames):
         if index in wanted:
             x, y, width, height = box(frame.width, frame.height)
-            pictures[index] = rgb(frame)[y : y + height, x : x + width]
+            pictures[index] = rgb(frame, reformatter=reformatter)[y : y + height, x : x + width]
         if index == last:
             return np.stack([pictures[pick] for pick in picks.tolist()])
     raise IndexError(f"frame {last} of a video that ends earlier")
