@@ -73,8 +73,8 @@ def block_luma(image: np.ndarray, *, block: int) -> np.ndarray:
     return rows[:, : width * block].reshape(height, width, block).sum(axis=2, dtype=np.int32)
 
 
-# Chroma interpolated and rounded with care, which gives DALI's CPU decoder to the bit. swscale's fast path repeats chroma
-# and is a grey level too dark.
+# Chroma interpolated and rounded with care, which is what DALI's CPU decoder gives, to the bit. swscale's fast path
+# repeats chroma and is a grey level too dark.
 _RGB_QUALITY = int(Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 
 
