@@ -11,7 +11,10 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from .annotations import Clips, read_annotations
 from .demo import CLASSES, make_demo
+from .motion import MEASURES, Measure, load_filters
+from .motion_index import JsonFormat, MotionIndex, Summary, export_json, import_json, index_videos
 from .sampling import MotionGuided
 
 __all__ = ["main"]
@@ -27,13 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 2 for anything the user can put right (one line on stderr says what), 130 after Ctrl-C.
+        Videos that cannot be measured are reported and leave the status at 0, unless there is not one that can.
     """
     try:
         given = _parser().parse_args(None if arguments is None else list(arguments))
-        if given.command == "demo":
-            _demo(given.demo)
-        else:
-            _plot(given.plot)
+        run = {
+            "demo": _demo, "plot": _plot, "index": _index, "import-json": _import_json, "export-json": _export_json
+        }[given.command]  # fmt: skip
+        return run(given[given.command])
     except argparse.ArgumentError as error:
         print(f"error: {_taught(error)}. See: mgs-dali --help, mgs-dali COMMAND --help", file=sys.stderr)
         return 2
@@ -43,7 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> ArgumentParser:
@@ -72,6 +75,40 @@ def _parser() -> ArgumentParser:
     plot.add_argument("--floor", type=float, default=defaults.floor, help="share of the mean motion added everywhere")
     plot.add_argument("--pick", type=Pick, default=defaults.pick, help="the released rule, or the inverse of the CDF")
 
+    index = ArgumentParser(
+        usage="mgs-dali index LIST --root DIR --out DIR [options]",
+        description="Measure the motion of every video of a list, once. The same command goes on where it was stopped.",
+        exit_on_error=False,
+    )
+    _add_list(index)
+    index.add_argument("--measure", type=Measure, default="pixel", help=f"one of {', '.join(MEASURES)}")
+    index.add_argument(
+        "--pa-weights",
+        metavar="FILE",
+        type=str,
+        help="of measure pa: a PAN checkpoint or a torchvision ResNet; by default torchvision's ResNet-50",
+    )
+    index.add_argument("--num-workers", type=int, help="processes; by default one a CPU core")
+
+    import_ = ArgumentParser(
+        usage="mgs-dali import-json JSON LIST --root DIR --out DIR [options]",
+        description="Make an index of the motion in the released MGSampler code's img_diff_*.json.",
+        exit_on_error=False,
+    )
+    import_.add_argument("json", metavar="JSON", help="the file of the released code")
+    _add_list(import_)
+    import_.add_argument(
+        "--format", type=JsonFormat, default="auto", help="raw differences, or the cumulated feature curves"
+    )
+
+    export = ArgumentParser(
+        usage="mgs-dali export-json INDEX --out JSON",
+        description="Write an index as the JSON of raw differences that the released MGSampler code reads.",
+        exit_on_error=False,
+    )
+    export.add_argument("index", metavar="INDEX", help="folder of a motion index")
+    export.add_argument("--out", metavar="JSON", required=True, help="the file to write")
+
     parser = ArgumentParser(
         prog="mgs-dali",
         usage="mgs-dali COMMAND ... [--help]",
@@ -81,17 +118,80 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subcommands(required=True, dest="command", title="commands")
     commands.add_subcommand("demo", demo, help="write a data set to try things on")
     commands.add_subcommand("plot", plot, help="draw why these frames of a video are chosen")
+    commands.add_subcommand("index", index, help="measure the motion of every video of a list")
+    commands.add_subcommand("import-json", import_, help="make an index of the released code's JSON")
+    commands.add_subcommand("export-json", export, help="write an index as the released code's JSON")
     return parser
 
 
-def _demo(given: Namespace) -> None:
+def _add_list(parser: ArgumentParser) -> None:
+    parser.add_argument("list", metavar="LIST", help="a list of videos in any format, or a folder of class folders")
+    parser.add_argument("--root", metavar="DIR", type=str, help="the folder that the list's paths start from")
+    parser.add_argument("--out", metavar="DIR", required=True, help="the index: a folder, made if it is not there")
+    parser.add_argument("--multi-label", type=bool, default=False, help="true where a line may have several labels")
+    parser.add_argument("--num-classes", type=int, help="of a multi-label list")
+
+
+def _clips(given: Namespace) -> Clips:
+    return read_annotations(given.list, root=given.root, num_classes=given.num_classes, multi_label=given.multi_label)
+
+
+def _index(given: Namespace) -> int:
+    if given.pa_weights is not None and given.measure != "pa":
+        raise ValueError(
+            f"--pa-weights belongs to --measure pa, found --measure {given.measure}. Leave one of them out."
+        )
+    clips = _clips(given)
+    filters = load_filters(Path(given.pa_weights) if given.pa_weights else None) if given.measure == "pa" else None
+    try:
+        summary = index_videos(clips, given.out, measure=given.measure, filters=filters, num_workers=given.num_workers)
+    except KeyboardInterrupt:
+        print(f"{given.out} keeps what was measured so far. The same command goes on from there.", file=sys.stderr)
+        raise
+    print(f"{given.out}: {summary.num_measured} videos measured now, {summary.num_known} before")
+    return _report(summary, given.out)
+
+
+def _import_json(given: Namespace) -> int:
+    summary = import_json(given.json, _clips(given), given.out, json_format=given.format)
+    print(f"{given.out}: {summary.num_measured} of the {summary.num_videos} videos of {given.list} imported")
+    return _report(summary, given.out)
+
+
+def _export_json(given: Namespace) -> int:
+    index = MotionIndex(given.index)
+    num_clips = export_json(index, given.out)
+    print(f"{given.out}: {num_clips} clips, {len(index.errors)} without motion left out")
+    return 0
+
+
+_NUM_FAILURES_SHOWN = 20
+
+
+def _report(summary: Summary, out: str) -> int:
+    """Tell what failed and why. The status is 0 unless there is not one motion curve."""
+    if not summary.errors:
+        return 0
+    print(f"{len(summary.errors)} of {summary.num_videos} have no motion curve:", file=sys.stderr)
+    for text in list(summary.errors.values())[:_NUM_FAILURES_SHOWN]:
+        print(f"  {' '.join(text.split())}", file=sys.stderr)
+    if len(summary.errors) > _NUM_FAILURES_SHOWN:
+        print(
+            f"  and {len(summary.errors) - _NUM_FAILURES_SHOWN} more, all in MotionIndex({out!r}).errors",
+            file=sys.stderr,
+        )
+    return 2 if len(summary.errors) == summary.num_videos else 0
+
+
+def _demo(given: Namespace) -> int:
     files = make_demo(given.out, seed=given.seed, num_train=given.num_train, num_val=given.num_val)
     print(f"{files.train_list}: {given.num_train} videos of {len(CLASSES)} classes")
     print(f"{files.val_list}: {given.num_val} videos")
     print(f"{files.root}: the videos")
+    return 0
 
 
-def _plot(given: Namespace) -> None:
+def _plot(given: Namespace) -> int:
     sampler = MotionGuided(given.num_segments, mu=given.mu, floor=given.floor, pick=given.pick)
     from .plot import plot_video  # noqa: PLC0415  needs matplotlib
 
@@ -99,11 +199,12 @@ def _plot(given: Namespace) -> None:
     print(f"motion-guided frames  {' '.join(map(str, choice.guided))}")
     print(f"uniform frames        {' '.join(map(str, choice.uniform))}")
     print(f"{given.out} shows why.")
+    return 0
 
 
 def _taught(error: argparse.ArgumentError) -> str:
     """A parser's message on one line, in the words of the command line."""
-    text = re.sub(r"\b(?:demo|plot)\.", "", " ".join(str(error).split())).rstrip(".")
+    text = re.sub(r"\b(?:demo|plot|index|import-json|export-json)\.", "", " ".join(str(error).split())).rstrip(".")
     wrong = re.fullmatch(r'Parser key "(\w+)": Expected a (.*)\. Got value: (.*)', text)
     if not wrong:
         return text

@@ -11,7 +11,8 @@ Only native operators: no Python runs while the pipeline does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,32 +26,63 @@ except ImportError as error:
         name="nvidia.dali",
     ) from error
 
+from .libraries import load_cuda_libraries
 from .motion import WORKING_SIDE_PIXELS
 from .sampling import MotionGuided
 
-__all__ = ["MAX_FRAMES", "augment", "decode_video", "guided_frames", "motion_curve", "spread_frames", "take_frames"]
+__all__ = [
+    "MAX_FRAMES",
+    "augment",
+    "decode_frames",
+    "decode_video",
+    "guided_frames",
+    "motion_curve",
+    "spread_frames",
+    "take_frames",
+]
 
 MAX_FRAMES = 65_536
 """The longest video that :func:`guided_frames` takes."""
 
+load_cuda_libraries()
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_UNIT = float(2**40)  # the largest weight in fixed point: MAX_FRAMES of them still fit 63 bits
+_UNIT = float(2**40)  # the largest weight in fixed point: twice the sum of MAX_FRAMES of them fits 63 bits
+_BLOCK = 64
 
 
-def decode_video(encoded: DataNode, *, device: str = "mixed") -> DataNode:
+def decode_video(encoded: DataNode, *, device: str = "mixed", num_frames: DataNode | None = None) -> DataNode:
     """Decode whole videos.
 
     Args:
         encoded: (bytes,) uint8 on the CPU, a whole file a sample.
         device: "mixed" decodes on the GPU, "cpu" takes VP8, VP9 and MJPEG.
+        num_frames: () int32 on the CPU: how many frames each video shows, as :func:`mgs_dali.packets.scan` finds. DALI
+            takes its packets for frames: where some show nothing (hidden frames of VP8, packets that an edit list
+            leaves out) it adds black frames at the end.
 
     Returns:
         (F, H, W, 3) uint8, layout FHWC.
     """
-    # DALI 1.x has the operator under fn.experimental only, where 2.x keeps a deprecated alias.
-    decoders = fn.decoders if hasattr(fn.decoders, "video") else fn.experimental.decoders
-    return decoders.video(encoded, device=device)
+    if num_frames is None:
+        return _video_decoder()(encoded, device=device)
+    return _video_decoder()(encoded, device=device, end_frame=num_frames)
+
+
+def decode_frames(encoded: DataNode, frames: DataNode, *, device: str = "mixed") -> DataNode:
+    """Decode some frames of videos. DALI decodes from the first frame to the last one asked for, and converts those.
+
+    Args:
+        encoded: (bytes,) uint8 on the CPU, a whole file a sample.
+        frames: (U,) int32 on the CPU: sorted, each once (a repeated frame would be decoded again from the start).
+        device: "mixed" decodes on the GPU, "cpu" takes VP8, VP9 and MJPEG.
+
+    Returns:
+        (U, H, W, 3) uint8, layout FHWC. A frame beyond the end stops the pipeline; the operator's default would be a
+        black picture.
+    """
+    return _video_decoder()(encoded, frames=frames, device=device, pad_mode="none")
 
 
 def motion_curve(video: DataNode) -> DataNode:
@@ -111,13 +143,12 @@ def guided_frames(
     # still stretches. Integers add up exactly, in any order.
     weight = _whole(math.pow(relative, mu) * _UNIT) * inside
     mean = _real(fn.reductions.sum(weight)) / _real(math.max(num_gaps, 1))
-    weight = weight + _whole(mean * floor) * inside
+    weight = (_whole(_real(weight) / (1 + floor)) + _whole(mean * (floor / (1 + floor)))) * inside
 
     total = _real(fn.reductions.sum(weight))
     target = fn.expand_dims(_whole(targets * total), axes=1)  # (T, 1) against (1, F)
     index_row, weight_row = fn.expand_dims(index, axes=0), fn.expand_dims(weight, axes=0)
-    up_to = _whole(index_row <= fn.expand_dims(index, axes=1))  # (F, F): row j marks the values that CDF point j sums
-    cdf_row = fn.expand_dims(fn.reductions.sum(up_to * weight_row, axes=1), axes=0)
+    cdf_row = fn.expand_dims(_running_sum(weight)[: num_gaps + 1], axes=0)
     if pick == "nearest":
         distance = math.abs(cdf_row - target)
         nearest = fn.expand_dims(fn.reductions.min(distance, axes=1), axes=1)
@@ -191,6 +222,27 @@ def augment(
         dtype=dtype,
         output_layout="FCHW",
     )
+
+
+def _running_sum(values: DataNode) -> DataNode:
+    """Cumulative sums of (F,) int64, padded at the end: DALI has no such operator, but masks and sums over an axis.
+
+    In two levels, within blocks and over blocks, so that memory grows with F and not with its square.
+    """
+    blocks = fn.reshape(fn.pad(values, axes=[0], align=[_BLOCK]), shape=[-1, _BLOCK])
+    within = types.Constant(np.tril(np.ones((1, _BLOCK, _BLOCK), np.int64)), device="cpu")
+    sums = fn.reductions.sum(fn.expand_dims(blocks, axes=1) * within, axes=2)  # (F / block, block)
+    index = types.Constant(np.arange(MAX_FRAMES // _BLOCK, dtype=np.int64), device="cpu")[: blocks.shape()[0]]
+    before = _whole(fn.expand_dims(index, axes=0) < fn.expand_dims(index, axes=1))
+    totals = fn.expand_dims(fn.reductions.sum(blocks, axes=1), axes=0)
+    start = fn.reductions.sum(before * totals, axes=1)
+    return fn.reshape(sums + fn.expand_dims(start, axes=1), shape=[-1])
+
+
+def _video_decoder() -> Callable[..., DataNode]:
+    # DALI 1.x has the operator under fn.experimental only, where 2.x keeps a deprecated alias.
+    decoders: Any = fn.decoders if hasattr(fn.decoders, "video") else fn.experimental.decoders
+    return decoders.video
 
 
 def _whole(node: DataNode) -> DataNode:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import io
 import logging
+import multiprocessing
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 import torch
-from av.video.frame import VideoFrame
 from torch.utils.dlpack import from_dlpack
 
+from . import nvdec
 from .annotations import Clips
+from .packets import Scan
 from .sampling import MotionGuided, Uniform
-from .source import EncodedSource, HostSource, Plan, workers_follow
+from .source import EncodedSource, HostSource, Plan, num_parts_for, part_of
+from .workers import WorkerWatch, interrupt_later, workers_follow
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
 __all__ = ["ROUTES", "ClipBatch", "ClipLoader", "Position", "default_num_workers"]
 
-ROUTES = ("gpu", "host")
-DALI_CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
+ROUTES = ("gpu", "gpu-sparse", "host")
+DECODER_THREADS = 8
+"""Threads that decode on a GPU: one more than the seven NVDEC engines of an H100 or H200. Not yet measured."""
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 log = logging.getLogger(__name__)
 
@@ -121,14 +126,20 @@ class ClipLoader:
             centre of each segment, and centre crops.
         size: side of the square clips in pixels.
         seed: of order and draws.
-        route: who decodes: "gpu" (NVDEC; motion, picks and crops on the GPU), "host" (PyAV in worker processes), or
-            "auto": the best that works here, see :attr:`route` and :attr:`route_reason`.
+        route: who decodes: "gpu" (NVDEC whole videos; motion, picks and crops on the GPU), "gpu-sparse" (NVDEC up to
+            the last chosen frame; uniform picks only), "host" (PyAV in worker processes), or "auto": the best that
+            works here, see :attr:`route` and :attr:`route_reason`. "auto" decodes videos that the GPU does not take on
+            the CPU, within the same batches; a route asked for by name raises for them.
         device: where clips are resized and delivered: "cuda", "cpu", or "auto" (CUDA where PyTorch has it).
             ``route="gpu", device="cpu"`` runs the GPU's graph on the CPU, for VP8, VP9 and MJPEG videos.
         num_workers: worker processes; one a CPU core by default, 8 at most.
         rank, world_size: of this process among those that share the data set.
         flip_probability: of mirroring a training clip, left to right.
         flip_label_map: labels that change when a clip is mirrored, from the label to its mirrored one.
+        dtype: of the clips: ``torch.float32``, ``torch.float16`` or ``torch.bfloat16``.
+        memory_limit_gib: what the decoded videos of the routes that decode in the graph may take. A batch is decoded in
+            parts to stay below, and a video that does not fit is decoded on the CPU. A quarter of the device's free
+            memory by default.
 
     Raises:
         ValueError: an argument is not allowed, or a route asked for by name is not usable here. While iterating: a
@@ -140,6 +151,8 @@ class ClipLoader:
     """The route taken."""
     route_reason: str
     """Why this route, in a few words."""
+    decoded_on_host: Counter[str]
+    """Clips that a route of the GPU left to the CPU so far, by reason; logged after each epoch."""
 
     def __init__(
         self,
@@ -157,6 +170,8 @@ class ClipLoader:
         world_size: int = 1,
         flip_probability: float = 0.0,
         flip_label_map: Mapping[int, int] | None = None,
+        dtype: torch.dtype = torch.float32,
+        memory_limit_gib: float | None = None,
     ) -> None:
         from . import graph as _  # noqa: F401, PLC0415  says what to install where DALI is missing
 
@@ -172,14 +187,26 @@ class ClipLoader:
             flip_probability=flip_probability,
             flip_label_map=flip_label_map,
         )
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype ({dtype}) must be one of {', '.join(map(str, _DTYPES))}.")
+        if memory_limit_gib is not None and memory_limit_gib <= 0:
+            raise ValueError(f"memory_limit_gib ({memory_limit_gib}) must be above 0.")
+        self.dtype = dtype
         self.device = _choose_device(device)
-        self.route, self.route_reason = _choose_route(route, device=self.device, device_asked=device)
+        self.route, self.route_reason, self._refusal = _choose_route(
+            route, sampler=sampler, device=self.device, device_asked=device
+        )
+        self._strict = route != "auto"
+        self._memory_limit_gib = memory_limit_gib
+        self.decoded_on_host = Counter()
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         if self.num_workers < 1:
             raise ValueError(f"num_workers ({num_workers}) must be at least 1: DALI decodes in processes of its own.")
         self._position = Position(num_batches=self.plan.num_batches)
         self._pipeline: Pipeline | None = None
         self._pipeline_at = (0, 0)
+        self._workers: WorkerWatch | None = None
+        self._num_parts = 1
         log.info("route %s: %s", self.route, self.route_reason)
 
     def __len__(self) -> int:
@@ -190,10 +217,13 @@ class ClipLoader:
         """The batches of one epoch, or what is left of it after :meth:`load_state_dict`."""
         position = self._position
         position.begin()
+        before = self.decoded_on_host.copy()
         while position.iteration < len(self):
             batch = self._load(position.epoch, position.iteration)
             position.iteration += 1
             yield batch
+        for reason, count in (self.decoded_on_host - before).items():
+            log.warning("epoch %d: %d clips were decoded on the CPU: %s", position.epoch, count, reason)
         position.end()
 
     def state_dict(self) -> dict[str, int]:
@@ -210,7 +240,10 @@ class ClipLoader:
 
     def close(self) -> None:
         """End the worker processes. Iterating again starts new ones."""
-        self._pipeline = None  # DALI ends its workers with the pipeline
+        if self._workers is not None:
+            self._workers.close()
+        with interrupt_later():
+            self._workers = self._pipeline = None  # DALI ends its workers with the pipeline
 
     def __enter__(self) -> ClipLoader:
         return self
@@ -223,56 +256,93 @@ class ClipLoader:
             self.close()
             self._pipeline = self._start(epoch, iteration)
         samples, valid = self.plan.batch(epoch, iteration)
-        try:
-            clips, frames, flips, errors = self._pipeline.run()
-        except RuntimeError as error:
-            self.close()
-            names = "".join(f"\n  {self.plan.name(sample)}" for sample in samples.tolist())
-            raise ValueError(f"DALI failed on one of the videos of this batch or the next:{names}\n{error}") from error
-        for row in range(len(samples)):
-            if text := np.asarray(errors.at(row)).tobytes().decode():
-                self.close()
-                raise ValueError(text)
+        parts = [
+            self._run_part(part_of(samples, part=part, num_parts=self._num_parts)) for part in range(self._num_parts)
+        ]
+        clips, frames, flips = (
+            tensors[0] if len(tensors) == 1 else torch.cat(tensors) for tensors in zip(*parts, strict=True)
+        )
         more_epochs, next_iteration = divmod(iteration + 1, len(self))
         self._pipeline_at = (epoch + more_epochs, next_iteration)
-        labels = self.plan.labels(samples, np.asarray(flips.as_tensor()).astype(bool))
+        labels = self.plan.labels(samples, flips.numpy().astype(bool))
         return ClipBatch(
-            clips=from_dlpack(clips.as_tensor()),
+            clips=clips,
             labels=torch.from_numpy(labels).to(self.device),
-            frames=from_dlpack(frames.as_tensor()),
+            frames=frames,
             samples=torch.from_numpy(samples),
             valid=torch.from_numpy(valid).to(self.device),
         )
 
+    def _run_part(self, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Clips, frames and flips of the pipeline's next run, which is of these samples."""
+        assert self._pipeline is not None
+        assert self._workers is not None
+        try:
+            with self._workers.call():
+                clips, frames, flips, notes, errors = self._pipeline.run()
+        except RuntimeError as error:
+            lost = self._workers.obituary()
+            self.close()
+            if lost:
+                raise
+            names = "".join(f"\n  {self.plan.name(sample)}" for sample in samples.tolist())
+            raise ValueError(f"DALI failed on one of these videos or of the next batch:{names}\n{error}") from error
+        for row in range(len(samples)):
+            if text := _text(errors.at(row)):
+                self.close()
+                raise ValueError(text)
+            if text := _text(notes.at(row)):
+                self.decoded_on_host[text] += 1
+        # DALI writes no bfloat16; float16 holds normalised pixels at least as finely.
+        return (
+            from_dlpack(clips.as_tensor()).to(self.dtype),
+            from_dlpack(frames.as_tensor()),
+            from_dlpack(flips.as_tensor()),
+        )
+
     def _start(self, epoch: int, iteration: int) -> Pipeline:
+        from nvidia.dali import types  # noqa: PLC0415
+
         from .pipelines import decoded_clips, encoded_clips  # noqa: PLC0415  needs DALI
 
-        on_gpu = self.device.type == "cuda"
+        plan, on_gpu, sparse = self.plan, self.device.type == "cuda", self.route == "gpu-sparse"
+        limit_bytes = int((self._memory_limit_gib or _free_gib(self.device) / 4) * 2**30)
+        self._num_parts = num_parts_for(plan, limit_bytes=limit_bytes) if self.route == "gpu" else 1
         common: dict[str, Any] = {
-            "size": self.plan.size,
+            "size": plan.size,
             "device": "gpu" if on_gpu else "cpu",
+            "dtype": types.FLOAT if self.dtype == torch.float32 else types.FLOAT16,
             # A worker makes a whole batch, so there must be as many batches under way as workers.
             "prefetch_batches": max(2, self.num_workers),
-            "batch_size": self.plan.batch_size,
-            "num_threads": self.num_workers,
+            "batch_size": -(-plan.batch_size // self._num_parts),
+            # On the GPU a thread keeps one of its decoder engines busy.
+            "num_threads": max(self.num_workers, DECODER_THREADS) if on_gpu else self.num_workers,
             "device_id": self.device.index if on_gpu else None,
             "py_num_workers": self.num_workers,
             # A process that has used CUDA must not fork.
             "py_start_method": "spawn" if on_gpu or torch.cuda.is_initialized() else "fork",
         }
         if self.route == "host":
-            pipeline = decoded_clips(HostSource(self.plan, start=(epoch, iteration)), **common)
+            pipeline = decoded_clips(HostSource(plan, start=(epoch, iteration)), **common)
         else:
             source = EncodedSource(
-                self.plan,
-                placeholder=_placeholder_video(),
-                codecs=None if on_gpu else DALI_CPU_CODECS,
+                plan,
+                refusal=self._refusal,
+                sparse=sparse,
+                strict=self._strict,
+                part_limit_bytes=limit_bytes,
+                num_parts=self._num_parts,
                 start=(epoch, iteration),
             )
-            pipeline = encoded_clips(source, sampler=self.plan.sampler, **common)
+            pipeline = encoded_clips(source, sampler=plan.sampler, **common)
+        if self._num_parts > 1:
+            log.info("decoding each batch in %d parts, to stay below %.1f GiB", self._num_parts, limit_bytes / 2**30)
+        others = multiprocessing.active_children()
         with workers_follow():
             pipeline.start_py_workers()
-        pipeline.build()
+        self._workers = WorkerWatch([child for child in multiprocessing.active_children() if child not in others])
+        with self._workers.call():
+            pipeline.build()
         self._pipeline_at = (epoch, iteration)
         return pipeline
 
@@ -292,32 +362,51 @@ def _choose_device(device: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def _choose_route(route: str, *, device: torch.device, device_asked: str) -> tuple[str, str]:
+def _choose_route(
+    route: str, *, sampler: MotionGuided | Uniform, device: torch.device, device_asked: str
+) -> tuple[str, str, Callable[[Scan], str]]:
+    """(route, why, what its decoder refuses)."""
     if route not in ("auto", *ROUTES):
         allowed = ", ".join(map(repr, ("auto", *ROUTES)))
         raise ValueError(f"route ({route!r}) must be one of {allowed}.")
-    if route == "gpu" and device.type == "cpu" and device_asked == "auto":
+    if route == "gpu-sparse" and not isinstance(sampler, Uniform):
         raise ValueError(
-            "route 'gpu' needs a CUDA device and PyTorch finds none here. Use route='host', or device='cpu' to run the "
-            "same graph on the CPU (VP8, VP9 and MJPEG videos only)."
+            "route 'gpu-sparse' decodes chosen frames only, so it needs picks that are known before decoding: "
+            "sampler=Uniform(...). For MotionGuided use route='gpu'."
         )
-    if route == "gpu":
-        return route, "asked for by name" + ("" if device.type == "cuda" else "; its graph runs on the CPU")
+    if device.type == "cuda" and route != "host":
+        torch.cuda.synchronize(device)  # the driver's library answers within a CUDA context
+        try:
+            refusal = partial(nvdec.refusal, limits=nvdec.read_limits())
+        except OSError as error:
+            if route == "auto":
+                return "host", f"{error}", _refuse_nothing
+            raise ValueError(f"route {route!r} needs NVDEC: {error}") from error
+        if route == "auto":
+            best = "gpu-sparse" if isinstance(sampler, Uniform) else "gpu"
+            return best, f"a GPU with NVDEC is here ({torch.cuda.get_device_name(device)})", refusal
+        return route, "asked for by name", refusal
+    if route in ("gpu", "gpu-sparse"):
+        if device_asked != "cpu":
+            raise ValueError(
+                f"route {route!r} needs a CUDA device and PyTorch finds none here. Use route='host', or device='cpu' "
+                "to run the same graph on the CPU (VP8, VP9 and MJPEG videos only)."
+            )
+        return route, "asked for by name; its graph runs on the CPU", nvdec.refusal_without_gpu
     if route == "host":
-        return route, "asked for by name"
+        return route, "asked for by name", _refuse_nothing
+    return "host", "no CUDA device here, videos are decoded by PyAV in worker processes", _refuse_nothing
+
+
+def _refuse_nothing(_: Scan) -> str:
+    return ""
+
+
+def _free_gib(device: torch.device) -> float:
     if device.type == "cuda":
-        return "gpu", f"a GPU is here ({torch.cuda.get_device_name(device)})"
-    return "host", "no CUDA device here, videos are decoded by PyAV in worker processes"
+        return torch.cuda.mem_get_info(device)[0] / 2**30
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
-@lru_cache(maxsize=1)
-def _placeholder_video() -> bytes:
-    """A short video that DALI decodes everywhere, for the place of one that cannot be read."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="avi") as container:
-        stream = container.add_stream("mjpeg", rate=1)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
-        for _ in range(2):
-            container.mux(stream.encode(VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
+def _text(bytes_: Any) -> str:
+    return np.asarray(bytes_).tobytes().decode()

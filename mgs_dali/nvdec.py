@@ -1,4 +1,4 @@
-"""What the GPU's video decoder takes: asked of the driver once, held against each video's header."""
+"""What the decoder of a graph takes, held against a video's header: NVDEC as its driver says, or DALI without a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from av.video.format import VideoFormat
 
 from .packets import Scan
 
-__all__ = ["Limits", "PictureKind", "picture_kind", "read_limits", "refusal"]
+__all__ = ["Limits", "PictureKind", "picture_kind", "read_limits", "refusal", "refusal_without_gpu"]
+
+DALI_CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
 
 PictureKind = tuple[str, str, int]
 """(codec, chroma subsampling, bits a sample), such as ("h264", "4:2:0", 8)."""
@@ -80,7 +82,9 @@ def read_limits() -> dict[PictureKind, Limits]:
             for bits in _BITS:
                 caps = _DecodeCaps(codec=codec_number, chroma=chroma_number, bits_minus_8=bits - 8)
                 if status := library.cuvidGetDecoderCaps(ctypes.byref(caps)):
-                    raise RuntimeError(f"cuvidGetDecoderCaps for {codec} {chroma} {bits} bit failed: CUDA error {status}")
+                    raise RuntimeError(
+                        f"cuvidGetDecoderCaps for {codec} {chroma} {bits} bit failed: CUDA error {status}"
+                    )
                 if caps.is_supported:
                     limits[codec, chroma, bits] = Limits(
                         num_engines=caps.num_engines,
@@ -131,3 +135,10 @@ def refusal(scan: Scan, limits: Mapping[PictureKind, Limits]) -> str:
     if macroblocks > limit.max_macroblocks:
         return f"{size} has {macroblocks} macroblocks, above the decoder's {limit.max_macroblocks} for {scan.codec}"
     return ""
+
+
+def refusal_without_gpu(scan: Scan) -> str:
+    """Why DALI does not decode a video without a GPU; empty where it does."""
+    if scan.codec in DALI_CPU_CODECS:
+        return ""
+    return f"codec {scan.codec} is not decoded without a GPU (decoded: {', '.join(sorted(DALI_CPU_CODECS))})"

@@ -1,78 +1,120 @@
-"""The pipelines behind the routes of :class:`mgs_dali.ClipLoader`. Each gives clips, frames, flips and errors."""
+"""The pipelines behind the routes of :class:`mgs_dali.ClipLoader`."""
 
 from __future__ import annotations
 
+# Graph first: where DALI is missing, it says what to install.
+# isort: off
+from .graph import augment, decode_frames, decode_video, guided_frames, motion_curve, spread_frames, take_frames
+
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import do_not_convert
 
-from .graph import augment, decode_video, guided_frames, motion_curve, spread_frames, take_frames
+# isort: on
 from .sampling import MotionGuided, Uniform
 from .source import EncodedSource, HostSource
 
 __all__ = ["decoded_clips", "encoded_clips"]
 
-_Outputs = tuple[DataNode, DataNode, DataNode, DataNode]
+_Outputs = tuple[DataNode, DataNode, DataNode, DataNode, DataNode]
+
+_FORMATS = {
+    "in_graph": (types.BOOL, 0),
+    "file": (types.UINT8, 1),
+    "num_frames": (types.INT32, 0),
+    "targets": (types.FLOAT64, 1),
+    "decoded": (types.INT32, 1),
+    "places": (types.INT32, 1),
+    "crop": (types.INT32, 1),
+    "flip": (types.INT32, 0),
+    "pixels": (types.UINT8, 4),
+    "frames": (types.INT64, 1),
+    "note": (types.UINT8, 1),
+    "error": (types.UINT8, 1),
+}
+"""Type and number of dimensions of each column that the sources give."""
+
+
+@do_not_convert  # plain Python, which the conversion of conditionals does not take whole
+def _columns(source: HostSource | EncodedSource, *, prefetch_batches: int) -> dict[str, DataNode]:
+    names = source.columns
+    nodes = fn.external_source(
+        source,
+        num_outputs=len(names),
+        batch=True,
+        batch_info=True,
+        parallel=True,
+        prefetch_queue_depth=prefetch_batches,
+        dtype=[_FORMATS[name][0] for name in names],
+        ndim=[_FORMATS[name][1] for name in names],
+        layout=["FHWC" if name == "pixels" else "" for name in names],
+    )
+    return dict(zip(names, nodes, strict=True))
 
 
 @pipeline_def(exec_dynamic=True)
-def decoded_clips(source: HostSource, *, size: int, device: str, prefetch_batches: int) -> _Outputs:
+def decoded_clips(
+    source: HostSource, *, size: int, device: str, dtype: types.DALIDataType, prefetch_batches: int
+) -> _Outputs:
     """Route ``host``: the source decodes and samples, DALI does the rest.
 
     Args:
         source: called in worker processes.
         size: side of the clips in pixels.
         device: "gpu" or "cpu": where clips are resized and normalised.
+        dtype: of the clips.
         prefetch_batches: how many batches the workers may be ahead.
 
     Returns:
-        clips (T, 3, size, size) float32, frames (T,) int64, flips () int32, errors (bytes,) uint8.
+        clips (T, 3, size, size), frames (T,) int64, flips () int32, notes and errors (L,) uint8.
     """
-    pixels, frames, flip, error = fn.external_source(
-        source,
-        num_outputs=4,
-        batch=True,
-        batch_info=True,
-        parallel=True,
-        prefetch_queue_depth=prefetch_batches,
-        dtype=[types.UINT8, types.INT64, types.INT32, types.UINT8],
-        ndim=[4, 1, 0, 1],
-        layout=["FHWC", "", "", ""],
-    )
-    pixels = pixels.gpu() if device == "gpu" else pixels
-    return augment(pixels, size=size, flip=flip), frames, flip, error
+    row = _columns(source, prefetch_batches=prefetch_batches)
+    pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
+    clip = augment(pixels, size=size, flip=row["flip"], dtype=dtype)
+    return clip, row["frames"], row["flip"], row["note"], row["error"]
 
 
-@pipeline_def(exec_dynamic=True)
+@pipeline_def(exec_dynamic=True, enable_conditionals=True)
 def encoded_clips(
-    source: EncodedSource, *, sampler: MotionGuided | Uniform, size: int, device: str, prefetch_batches: int
+    source: EncodedSource,
+    *,
+    sampler: MotionGuided | Uniform,
+    size: int,
+    device: str,
+    dtype: types.DALIDataType,
+    prefetch_batches: int,
 ) -> _Outputs:
-    """Route ``gpu``: the graph decodes whole videos, measures their motion and takes the chosen frames.
+    """Routes ``gpu`` and ``gpu-sparse``: the graph decodes, and on ``gpu`` measures motion and picks frames.
 
     Args:
-        source: called in worker processes; reads files and headers only.
+        source: called in worker processes; reads files and headers, and decodes what the graph cannot.
         sampler: how frames are chosen.
         size: side of the clips in pixels.
         device: "gpu", or "cpu" to run the same graph without one (VP8, VP9 and MJPEG).
-        prefetch_batches: how many batches the workers may be ahead.
+        dtype: of the clips.
+        prefetch_batches: how many parts of batches the workers may be ahead.
 
     Returns:
-        clips (T, 3, size, size) float32, frames (T,) int64, flips () int32, errors (bytes,) uint8.
+        clips (T, 3, size, size), frames (T,) int64, flips () int32, notes and errors (L,) uint8.
     """
-    encoded, targets, crop, flip, error = fn.external_source(
-        source,
-        num_outputs=5,
-        batch=True,
-        batch_info=True,
-        parallel=True,
-        prefetch_queue_depth=prefetch_batches,
-        dtype=[types.UINT8, types.FLOAT64, types.INT32, types.INT32, types.UINT8],
-        ndim=[1, 1, 1, 0, 1],
-    )
-    video = decode_video(encoded, device="mixed" if device == "gpu" else "cpu")
-    if isinstance(sampler, MotionGuided):
-        curve = motion_curve(video)
-        frames = guided_frames(curve, targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+    row = _columns(source, prefetch_batches=prefetch_batches)
+    decoder = "mixed" if device == "gpu" else "cpu"
+    if row["in_graph"]:
+        if source.sparse:
+            frames = row["frames"]
+            chosen = take_frames(decode_frames(row["file"], row["decoded"], device=decoder), row["places"])
+        else:
+            video = decode_video(row["file"], device=decoder, num_frames=row["num_frames"])
+            if isinstance(sampler, MotionGuided):
+                curve = motion_curve(video)
+                picks = guided_frames(curve, row["targets"], mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+            else:
+                picks = spread_frames(video.shape()[0], row["targets"])
+            frames = fn.cast(picks, dtype=types.INT64)
+            chosen = take_frames(video, fn.cast(picks, dtype=types.INT32))
+        clip = augment(chosen, size=size, crop=row["crop"], flip=row["flip"], dtype=dtype)
     else:
-        frames = fn.cast(spread_frames(video.shape()[0], targets), dtype=types.INT32)
-    clip = augment(take_frames(video, frames), size=size, crop=crop, flip=flip)
-    return clip, fn.cast(frames, dtype=types.INT64), flip, error
+        frames = row["frames"]
+        pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
+        clip = augment(pixels, size=size, flip=row["flip"], dtype=dtype)
+    return clip, frames, row["flip"], row["note"], row["error"]

@@ -6,16 +6,13 @@ every loader that asks for the same batch gets the same samples, frames, crops a
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -23,21 +20,26 @@ from av.video.frame import VideoFrame
 from .annotations import Clips
 from .crops import Box, centre_crop, multi_scale_crop
 from .motion import MotionMeter
-from .packets import open_video, scan
+from .packets import Scan, check_complete, open_video, scan
 from .sampling import MotionGuided, Uniform, motion_guided_frames, segment_targets, uniform_frames
 from .video import decode, rgb_clip
+from .workers import follow_if_spawned
 
 __all__ = [
     "Draws",
+    "EncodedRow",
     "EncodedSource",
+    "HostRow",
     "HostSource",
     "Plan",
     "batch_samples",
     "epoch_order",
+    "graph_bytes",
     "load_clip",
+    "num_parts_for",
+    "part_of",
     "sample_draws",
     "sample_rng",
-    "workers_follow",
 ]
 
 KEPT_FRAMES_MIB = 256
@@ -187,7 +189,8 @@ class Plan:
         if labels.ndim == 1:
             return np.where(flips, mapped[labels], labels)
         flipped = np.zeros_like(labels)
-        flipped[:, mapped] = labels
+        for label, mirrored in enumerate(mapped.tolist()):  # two labels may become one
+            flipped[:, mirrored] = np.maximum(flipped[:, mirrored], labels[:, label])
         return np.where(flips[:, None], flipped, labels)
 
     def name(self, sample: int) -> str:
@@ -211,9 +214,10 @@ def load_clip(file: Path, draws: Draws, *, sampler: MotionGuided | Uniform, name
         ValueError: the video cannot be read or decoded.
     """
     if isinstance(sampler, Uniform):
-        num_frames = scan(file, name=name).num_frames
+        found = scan(file, name=name)
+        check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
         try:
-            return _take(file, uniform_frames(num_frames, draws.targets), draws, name=name)
+            return _take(file, uniform_frames(found.num_frames, draws.targets), draws, name=name)
         except IndexError:
             # Some packets show nothing (a dummy packet of packed B-frames in AVI, a leading frame of an open GOP):
             # what counts is how many frames come out.
@@ -254,18 +258,59 @@ def _count_frames(file: Path, *, name: str) -> int:
 # --- batches for DALI's external source -----------------------------------------------------------------------------
 
 
+class HostRow(NamedTuple):
+    """One sample of :class:`HostSource`."""
+
+    pixels: np.ndarray
+    """(T, height, width, 3) uint8, cropped."""
+    frames: np.ndarray
+    """(T,) int64."""
+    flip: np.ndarray
+    """() int32."""
+    note: np.ndarray
+    """(0,) uint8: nothing to note."""
+    error: np.ndarray
+    """(L,) uint8: UTF-8 text of what is wrong with the sample, empty where nothing is. Errors travel as data because an
+    exception in a worker would reach the reader batches too early and leave the pipeline dead."""
+
+
+class EncodedRow(NamedTuple):
+    """One sample of :class:`EncodedSource`: a file for the graph to decode, or a clip that was decoded here."""
+
+    in_graph: np.ndarray
+    """() bool: decode ``file``; otherwise take ``pixels`` and ``frames``."""
+    file: np.ndarray
+    """(bytes,) uint8: the whole video file."""
+    num_frames: np.ndarray
+    """() int32: frames of the video. DALI counts packets, also those that show nothing, and adds black frames."""
+    targets: np.ndarray
+    """(T,) float64."""
+    decoded: np.ndarray
+    """(U,) int32: the frames to decode, sorted, each once; for uniform picks, which are known before."""
+    places: np.ndarray
+    """(T,) int32: where in ``decoded`` each segment's frame is."""
+    crop: np.ndarray
+    """(4,) int32: x, y, width, height in pixels."""
+    flip: np.ndarray
+    """() int32."""
+    pixels: np.ndarray
+    """(T, height, width, 3) uint8, cropped."""
+    frames: np.ndarray
+    """(T,) int64."""
+    note: np.ndarray
+    """(L,) uint8: UTF-8 text of why the graph does not decode this video, empty where it does."""
+    error: np.ndarray
+    """(L,) uint8, see :class:`HostRow`."""
+
+
 @dataclass(frozen=True)
 class HostSource:
     """Clips decoded on the CPU: a callable for DALI's external source in batch mode.
 
-    Called with DALI's batch info it gives, for batch ``info.iteration`` counted from ``start``, lists over the batch of
-
-    - pixels (T, height, width, 3) uint8, cropped,
-    - frames (T,) int64,
-    - flip () int32,
-    - error (L,) uint8: UTF-8 text of what is wrong with the sample, empty where nothing is. Errors travel as data
-      because an exception in a worker would reach the reader batches too early and leave the pipeline dead.
+    Called with DALI's batch info it gives the columns of :class:`HostRow` for batch ``info.iteration`` from ``start``.
     """
+
+    columns: ClassVar[tuple[str, ...]] = HostRow._fields
 
     plan: Plan
     start: tuple[int, int] = (0, 0)
@@ -273,88 +318,163 @@ class HostSource:
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
         epoch, samples = _batch_at(self.plan, self.start, info.iteration)
-        rows = [self._row(epoch, sample) for sample in samples.tolist()]
-        return tuple(list(column) for column in zip(*rows, strict=True))
+        return _columns((self._row(epoch, sample) for sample in samples.tolist()), self.columns)
 
-    def _row(self, epoch: int, sample: int) -> tuple[np.ndarray, ...]:
-        plan, draws, error = self.plan, self.plan.draws(epoch, sample), b""
+    def _row(self, epoch: int, sample: int) -> HostRow:
+        plan = self.plan
+        draws, error = plan.draws(epoch, sample), ""
         try:
             pixels, frames = load_clip(plan.clips.file(sample), draws, sampler=plan.sampler, name=plan.name(sample))
         except ValueError as reason:
-            error = str(reason).encode()
-            pixels = np.zeros((plan.sampler.num_segments, 1, 1, 3), np.uint8)  # never delivered: the loader raises
-            frames = np.zeros(plan.sampler.num_segments, np.int64)
-        return pixels, frames, np.array(draws.flip, np.int32), np.frombuffer(error, np.uint8)
+            pixels, frames, error = *_nothing(plan.sampler.num_segments), str(reason)
+        return HostRow(pixels, frames, np.array(draws.flip, np.int32), _text(""), _text(error))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        _follow_parent(os.getppid())  # unpickled: this is a spawned worker
+        follow_if_spawned()
 
 
 @dataclass(frozen=True)
 class EncodedSource:
     """Encoded videos for a graph that decodes: a callable for DALI's external source in batch mode.
 
-    Called with DALI's batch info it gives, for batch ``info.iteration`` counted from ``start``, lists over the batch of
-
-    - file (bytes,) uint8: the whole video file,
-    - targets (T,) float64,
-    - crop (4,) int32: x, y, width, height,
-    - flip () int32,
-    - error (L,) uint8, see :class:`HostSource`.
+    Called with DALI's batch info it gives the columns of :class:`EncodedRow`. Each batch comes in ``num_parts`` parts,
+    one a call, so that the decoded videos of one part fit in memory. A video that the graph's decoder does not take, or
+    that does not fit in memory, is decoded here.
     """
 
     plan: Plan
-    placeholder: bytes
-    """A video that decodes, sent in the place of one that cannot be read."""
-    codecs: frozenset[str] | None = None
-    """The codecs that the graph decodes; None where that is not known beforehand."""
+    refusal: Callable[[Scan], str]
+    """Why the graph's decoder does not take a video; empty where it does."""
+    sparse: bool = False
+    """The graph decodes chosen frames only: for uniform picks."""
+    strict: bool = False
+    """A video that the graph cannot take is an error."""
+    part_limit_bytes: int = 2**62
+    """What the decoded videos of one part may take, by :func:`graph_bytes`."""
+    num_parts: int = 1
     start: tuple[int, int] = (0, 0)
     """(epoch, iteration) of the first batch."""
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
-        epoch, samples = _batch_at(self.plan, self.start, info.iteration)
-        rows = [self._row(epoch, sample) for sample in samples.tolist()]
-        return tuple(list(column) for column in zip(*rows, strict=True))
+        batches, part = divmod(info.iteration, self.num_parts)
+        epoch, samples = _batch_at(self.plan, self.start, batches)
+        budget = self.part_limit_bytes
+        rows = []
+        for sample in part_of(samples, part=part, num_parts=self.num_parts).tolist():
+            row, used = self._row(epoch, sample, budget)
+            budget -= used
+            rows.append(row)
+        return _columns(rows, self.columns)
 
-    def _row(self, epoch: int, sample: int) -> tuple[np.ndarray, ...]:
-        draws, error = self.plan.draws(epoch, sample), b""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The fields of :class:`EncodedRow` that the graph uses, in the order in which they are given."""
+        unused = {"num_frames", "targets"} if self.sparse else {"decoded", "places"}
+        return tuple(name for name in EncodedRow._fields if name not in unused)
+
+    def _row(self, epoch: int, sample: int, budget: int) -> tuple[EncodedRow, int]:
+        """A row, and how many bytes of the budget it takes."""
+        plan, name = self.plan, self.plan.name(sample)
+        sampler, path = plan.sampler, plan.clips.file(sample)
+        draws = plan.draws(epoch, sample)
+        file, num_frames, note, error, crop, used = b"", 0, "", "", (0, 0, 1, 1), 0
+        pixels, frames = _nothing(sampler.num_segments)
         try:
-            file, box = self._read(sample, draws)
+            file, found = _read(path, name=name)
+            num_frames = found.num_frames
+            crop = draws.box(found.width, found.height)
+            used = graph_bytes(found, num_frames=sampler.num_segments if self.sparse else found.num_frames)
+            note = self._note(found, used=used, budget=budget, name=name)
+            if self.sparse:
+                frames = uniform_frames(found.num_frames, draws.targets)
+            if note:
+                file, used = b"", 0
+                pixels, frames = load_clip(path, draws, sampler=sampler, name=name)
         except ValueError as reason:
-            file, box, error = self.placeholder, (0, 0, 1, 1), str(reason).encode()
-        return (
-            np.frombuffer(file, np.uint8),
-            draws.targets,
-            np.array(box, np.int32),
-            np.array(draws.flip, np.int32),
-            np.frombuffer(error, np.uint8),
-        )
+            file, used, error = b"", 0, str(reason)
+        decoded, places = np.unique(frames, return_inverse=True)
+        return EncodedRow(
+            in_graph=np.array(bool(file)),
+            file=np.frombuffer(file or b"\0", np.uint8),
+            num_frames=np.array(num_frames, np.int32),
+            targets=draws.targets,
+            decoded=decoded.astype(np.int32),
+            places=places.astype(np.int32),
+            crop=np.array(crop, np.int32),
+            flip=np.array(draws.flip, np.int32),
+            pixels=pixels,
+            frames=frames,
+            note=_text(note),
+            error=_text(error),
+        ), used
 
-    def _read(self, sample: int, draws: Draws) -> tuple[bytes, Box]:
-        name = self.plan.name(sample)
-        path = self.plan.clips.file(sample)
-        try:
-            file = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"{name}: {error.strerror}. Check the list and the root folder.") from error
-        found = scan(file, name=name)
-        # DALI trusts the header's frame count and returns black pictures for frames that are not there.
-        if found.header_num_frames > found.num_frames:
+    def _note(self, found: Scan, *, used: int, budget: int, name: str) -> str:
+        note = self.refusal(found)
+        if not note and used > self.part_limit_bytes:
+            note = "decoded whole it is larger than the memory limit"
+        if note and self.strict:
             raise ValueError(
-                f"{name}: its header promises {found.header_num_frames} frames, {found.num_frames} are there. The file "
-                "is cut off; replace it or take it out of the list."
+                f"{name}: {note} ({found.num_frames} frames of {found.width}x{found.height}). Use route='auto', which "
+                "decodes such videos on the CPU, or take the file out of the list."
             )
-        if self.codecs is not None and found.codec not in self.codecs:
-            raise ValueError(
-                f"{name}: codec {found.codec} is not decoded on this route and device (decoded: "
-                f"{', '.join(sorted(self.codecs))}). Use route 'host'."
-            )
-        return file, draws.box(found.width, found.height)
+        return note or ("" if used <= budget else "with the rest of its batch it is larger than the memory limit")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        _follow_parent(os.getppid())  # unpickled: this is a spawned worker
+        follow_if_spawned()
+
+
+def part_of(samples: np.ndarray, *, part: int, num_parts: int) -> np.ndarray:
+    """One of the nearly equal parts of a batch, larger ones first; all together are the batch, in order."""
+    return np.array_split(samples, num_parts)[part]
+
+
+def graph_bytes(found: Scan, *, num_frames: int) -> int:
+    """About how much memory a graph takes for ``num_frames`` decoded frames of a video, in bytes.
+
+    Ten bytes a pixel: RGB of this batch and the next (3 + 3), and for the motion curve YCbCr (3) and its luma (1).
+    """
+    return 10 * num_frames * found.width * found.height
+
+
+def num_parts_for(plan: Plan, *, limit_bytes: int, num_probed: int = 32) -> int:
+    """In how many parts to decode a batch, so that an average part takes no more than half of a limit.
+
+    Judged by the headers of some clips, evenly spread over the list; unreadable ones are left out.
+    """
+    sizes = []
+    for sample in np.unique(np.linspace(0, len(plan.clips) - 1, num_probed).astype(int)).tolist():
+        with suppress(ValueError):
+            found = scan(plan.clips.file(sample))
+            sizes.append(min(graph_bytes(found, num_frames=found.num_frames), limit_bytes))
+    if not sizes:
+        return 1
+    return min(plan.batch_size, max(1, math.ceil(2 * plan.batch_size * float(np.mean(sizes)) / limit_bytes)))
+
+
+def _read(path: Path, *, name: str) -> tuple[bytes, Scan]:
+    try:
+        file = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{name}: {error.strerror}. Check the list and the root folder.") from error
+    found = scan(file, name=name)
+    check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
+    return file, found
+
+
+def _nothing(num_segments: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and frames of the right rank where there are none: never delivered."""
+    return np.zeros((num_segments, 1, 1, 3), np.uint8), np.zeros(num_segments, np.int64)
+
+
+def _text(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _columns(rows: Iterable[HostRow | EncodedRow], names: Iterable[str]) -> tuple[list[np.ndarray], ...]:
+    rows = list(rows)
+    return tuple([getattr(row, name) for row in rows] for name in names)
 
 
 def _batch_at(plan: Plan, start: tuple[int, int], steps: int) -> tuple[int, np.ndarray]:
@@ -362,40 +482,3 @@ def _batch_at(plan: Plan, start: tuple[int, int], steps: int) -> tuple[int, np.n
     more_epochs, iteration = divmod(start[1] + steps, plan.num_batches)
     epoch = start[0] + more_epochs
     return epoch, plan.batch(epoch, iteration)[0]
-
-
-# --- workers that end with their parent -----------------------------------------------------------------------------
-
-_forking_pid: int | None = None
-
-
-@contextmanager
-def workers_follow() -> Iterator[None]:
-    """Processes forked inside end when this process does, however it ends, and leave Ctrl-C to it.
-
-    DALI's workers wait on a queue for ever when their parent is killed.
-    """
-    global _forking_pid
-    _forking_pid = os.getpid()
-    try:
-        yield
-    finally:
-        _forking_pid = None
-
-
-def _after_fork() -> None:
-    if _forking_pid is not None:
-        _follow_parent(_forking_pid)
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def _follow_parent(parent_pid: int) -> None:
-    def watch() -> None:
-        while os.getppid() == parent_pid:
-            time.sleep(0.5)
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, name="follow-parent", daemon=True).start()

@@ -25,7 +25,7 @@ def write(folder: Path, name: str, content: str | bytes | Any) -> Path:
 
 def error_of(file: Path, **arguments: Any) -> str:
     arguments.setdefault("root", file.parent)
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the callers look at the text)
+    with pytest.raises(ValueError) as caught:
         read_annotations(file, **arguments)
     return str(caught.value)
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from conftest import encode, moving_disc
 from mgs_dali import cli, plot
 from mgs_dali.annotations import read_annotations
 from mgs_dali.cli import main
+from mgs_dali.motion_index import MotionIndex
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +83,7 @@ def test_plot_passes_its_options_on(video: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], 'expected "command" to be one of {demo,plot}'),
+        ([], 'expected "command" to be one of {demo,plot,index,import-json,export-json}'),
         (["train"], "invalid choice: 'train' (choose from"),
         (["demo"], "the following arguments are required: out"),
         (["demo", "x", "--seed", "one"], "--seed must be a whole number, found one. See: mgs-dali --help"),
@@ -92,6 +97,25 @@ def test_plot_passes_its_options_on(video: Path, tmp_path: Path, monkeypatch: py
         ),
         (["plot", "x.mp4", "--out", "x.png", "--mu", "much"], "--mu must be a number, found much"),
         (["plot", "x.mp4", "--out", "x.png", "--mu", "-1"], "mu must be a finite number of at least 0, found -1.0"),
+        (["index", "list.txt", "--root", "."], "the following arguments are required: out"),
+        (["index", "list.txt", "--root", ".", "--out", "x"], "The list list.txt does not exist"),
+        (
+            ["index", "list.txt", "--out", "x", "--measure", "flow"],
+            "--measure must be one of 'pixel', 'ssim', 'pa', 'packet', found flow",
+        ),
+        (
+            ["index", "list.txt", "--out", "x", "--num-workers", "many"],
+            "--num-workers must be a whole number, found many",
+        ),
+        (
+            ["index", "list.txt", "--out", "x", "--pa-weights", "w.pth"],
+            "--pa-weights belongs to --measure pa, found --measure pixel",
+        ),
+        (
+            ["import-json", "x.json", "list.txt", "--out", "x", "--format", "new"],
+            "--format must be one of 'auto', 'differences', 'cumulated', found new",
+        ),
+        (["export-json", "x", "--out", "x.json"], "x: there is no such folder. Make one with: mgs-dali index"),
     ],
 )
 def test_errors_are_one_line(
@@ -144,3 +168,90 @@ def test_starts_without_matplotlib_torch_and_dali() -> None:
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout
     assert "plot" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos and a damaged one, with a list."""
+    folder = tmp_path_factory.mktemp("data")
+    for index in range(2):
+        encode(folder / f"{index}.mp4", moving_disc(8, width=64, height=48, action=(2, 6), seed=index), "mpeg4")
+    (folder / "bad.mp4").write_bytes(b"no video")
+    (folder / "list.txt").write_text("0.mp4 0\n1.mp4 1\nbad.mp4 1\n")
+    return folder
+
+
+def test_index_says_what_it_did(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "index"
+    command = ["index", str(data / "list.txt"), "--root", str(data), "--out", str(out), "--num-workers", "1"]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}: 3 videos measured now, 0 before\n"
+    assert "motion (pixel)" in printed.err
+    assert " videos/s" in printed.err
+    failures = printed.err.splitlines()[-2:]
+    assert failures[0] == "1 of 3 have no motion curve:"
+    assert "bad.mp4: cannot be opened as a video" in failures[1]
+    assert set(MotionIndex(out)) == {"0.mp4", "1.mp4"}
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}: 0 videos measured now, 3 before\n"
+    assert "bad.mp4: cannot be opened as a video" in printed.err  # known, but told again
+
+
+def test_index_of_nothing_that_can_be_measured(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"{name}.mp4 0\n" for name in range(100, 130)))
+    arguments = ["index", str(tmp_path / "list.txt"), "--root", str(data), "--out", str(tmp_path / "index")]
+    assert main([*arguments, "--measure", "packet"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "  and 10 more, all in MotionIndex(" in lines[-1]
+    assert "30 of 30 have no motion curve:" in lines
+
+
+def test_index_of_a_multi_label_list(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("0.mp4 0 2\n1.mp4 1\n")
+    arguments = ["index", str(tmp_path / "list.txt"), "--root", str(data), "--out", str(tmp_path / "index")]
+    assert main([*arguments, "--multi-label", "true", "--num-classes", "3", "--measure", "packet"]) == 0
+    assert len(MotionIndex(tmp_path / "index")) == 2
+
+
+def test_json_goes_out_and_in(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lists = [str(data / "list.txt"), "--root", str(data)]
+    assert main(["index", *lists, "--out", str(tmp_path / "index")]) == 0
+    file = tmp_path / "img_diff_val.json"
+    assert main(["export-json", str(tmp_path / "index"), "--out", str(file)]) == 0
+    assert f"{file}: 2 clips, 1 without motion left out" in capsys.readouterr().out
+    assert list(json.loads(file.read_text())) == ["0", "1"]
+    assert main(["import-json", str(file), *lists, "--out", str(tmp_path / "again")]) == 0
+    printed = capsys.readouterr()
+    assert f"{tmp_path / 'again'}: 2 of the 3 videos of {data / 'list.txt'} imported" in printed.out
+    assert "has no clip 'bad'" in printed.err
+    assert MotionIndex(tmp_path / "again")["1.mp4"].tolist() == MotionIndex(tmp_path / "index")["1.mp4"].tolist()
+
+
+def test_ctrl_c_while_indexing(data: Path, tmp_path: Path) -> None:
+    """The real signal, to the whole group of processes, as a terminal sends it."""
+    names = [f"{index}.mp4" for index in range(2000)]
+    for index, name in enumerate(names):
+        (tmp_path / name).symlink_to(data / f"{index % 2}.mp4")
+    (tmp_path / "list.txt").write_text("".join(f"{name} 0\n" for name in names))
+    out = tmp_path / "index"
+    command = [sys.executable, "-c", "import sys; from mgs_dali.cli import main; sys.exit(main())", "index"]
+    command += [str(tmp_path / "list.txt"), "--root", str(tmp_path), "--out", str(out), "--measure", "ssim"]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    progress = ""
+    while " 1/2000 " not in progress:  # the first is measured
+        text = process.stderr.read(1)
+        assert text, progress
+        progress += text
+    time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait(60) == 130
+    assert f"{out} keeps what was measured so far. The same command goes on from there." in said
+    assert said.endswith("interrupted\n")
+    assert "Traceback" not in progress + said
+    assert 1 <= len(MotionIndex(out)) < len(names)

@@ -1,0 +1,163 @@
+"""DALI's worker processes: they end with their parent, and their parent does not wait for dead ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+__all__ = ["WorkerWatch", "follow_if_spawned", "interrupt_later", "workers_follow"]
+
+# --- workers end with their parent ----------------------------------------------------------------------------------
+
+_forking_pid: int | None = None
+_followed_pid: int | None = None
+
+
+@contextmanager
+def workers_follow() -> Iterator[None]:
+    """Processes forked inside end when this process does, however it ends, and leave Ctrl-C to it.
+
+    DALI's workers wait on a queue for ever when their parent is killed.
+    """
+    global _forking_pid
+    _forking_pid = os.getpid()
+    try:
+        yield
+    finally:
+        _forking_pid = None
+
+
+def follow_if_spawned() -> None:
+    """The same for workers that are not forked: to be called where a worker unpickles what it works on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None and _followed_pid != parent.pid:
+        _follow(parent.pid)
+
+
+def _after_fork() -> None:
+    if _forking_pid is not None:
+        _follow(_forking_pid)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _follow(parent_pid: int) -> None:
+    global _followed_pid
+    _followed_pid = parent_pid
+
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(0.5)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+
+
+# --- their parent does not wait for dead ones -----------------------------------------------------------------------
+
+
+@contextmanager
+def interrupt_later(*, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Ctrl-C waits for the end of the block; a second one, or one while ``unless()`` is true, does not.
+
+    For blocks that a KeyboardInterrupt may leave half done (calls into DALI's worker pool), or that swallow it (Python
+    does where it runs finalizers). Does nothing where Ctrl-C is handled in another way already, or in other threads.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    pressed = False
+
+    def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed or unless():
+            raise KeyboardInterrupt
+        pressed = True
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+class WorkerWatch:
+    """Keeps a call into DALI's worker pool from waiting for ever for a worker that has died.
+
+    The pool talks to its workers through semaphores, and one that was killed does not answer.
+    """
+
+    _SECONDS_FOR_DALI = 5.0
+    """DALI reports most deaths of busy workers itself; after this long, a call that still waits is broken off."""
+
+    def __init__(self, processes: list[BaseProcess]) -> None:
+        self._processes = processes
+        self._is_closing = False
+        self._is_called = False
+        self._someone_died = threading.Event()
+        threading.Thread(target=self._watch, name="watch-workers", daemon=True).start()
+
+    def close(self) -> None:
+        """The workers are about to end as they should."""
+        self._is_closing = True
+
+    def obituary(self) -> str:
+        """What to tell of workers that ended unasked; empty where all are alive."""
+        dead = [process for process in self._processes if not process.is_alive()]
+        if not dead and not self._someone_died.is_set():
+            return ""
+        ends = ", ".join(f"{process.pid} with exit code {process.exitcode}" for process in dead) or "one of them"
+        return (
+            f"worker processes of the loader ended: {ends}. Code -9 is mostly the system short of memory: use fewer "
+            "num_workers or a smaller batch_size."
+        )
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Around a call into the pool; Ctrl-C waits for its end, see :func:`interrupt_later`.
+
+        Raises:
+            RuntimeError: a worker has died.
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        if text := self.obituary():
+            raise RuntimeError(text)
+        try:
+            with interrupt_later(unless=self._someone_died.is_set):
+                self._is_called = threading.current_thread() is threading.main_thread()
+                try:
+                    yield
+                finally:
+                    self._is_called = False
+        except (KeyboardInterrupt, RuntimeError):
+            if self.obituary() or self._someone_died.wait(timeout=0.5):
+                raise RuntimeError(self.obituary()) from None
+            raise
+
+    def _watch(self) -> None:
+        multiprocessing.connection.wait([process.sentinel for process in self._processes])
+        if self._is_closing:
+            return
+        self._someone_died.set()
+        deadline = time.monotonic() + self._SECONDS_FOR_DALI
+        while self._is_called and time.monotonic() < deadline:
+            time.sleep(0.1)
+        main_thread = threading.main_thread().ident
+        if self._is_called and main_thread is not None:
+            signal.pthread_kill(main_thread, signal.SIGINT)  # raises KeyboardInterrupt in the call

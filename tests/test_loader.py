@@ -1,0 +1,696 @@
+"""The loader: what it gives, that this depends on nothing else, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from conftest import clip_table, decode_all
+
+from mgs_dali.annotations import Clips
+from mgs_dali.sampling import MotionGuided, Uniform
+from mgs_dali.source import load_clip
+
+pytest.importorskip("torch")
+
+import torch
+
+from mgs_dali.loader import ClipBatch, ClipLoader, Position, default_num_workers
+
+MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+
+
+def make(clips: Clips, **changes: Any) -> ClipLoader:
+    options: dict[str, Any] = {
+        "sampler": MotionGuided(4),
+        "batch_size": 3,
+        "training": True,
+        "size": 48,
+        "device": "cpu",
+        "num_workers": 1,
+        **changes,
+    }
+    return ClipLoader(clips, **options)
+
+
+def same(one: ClipBatch, other: ClipBatch) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+
+
+def assert_same(some: Sequence[ClipBatch], others: Sequence[ClipBatch]) -> None:
+    assert len(some) == len(others)
+    for place, (one, other) in enumerate(zip(some, others, strict=True)):
+        for name in vars(one):
+            assert torch.equal(getattr(one, name), getattr(other, name)), f"{name} of batch {place}"
+
+
+def to_levels(clips: torch.Tensor) -> torch.Tensor:
+    return (clips * STD + MEAN) * 255
+
+
+@pytest.fixture(scope="module")
+def three_epochs(dali_videos: Clips) -> list[list[ClipBatch]]:
+    """Three epochs of the loader that ``make`` makes: 4 batches of 3 each, of 10 clips."""
+    with make(dali_videos, flip_probability=0.5) as loader:
+        return [list(loader) for _ in range(3)]
+
+
+# --- what a batch is ------------------------------------------------------------------------------------------------
+
+
+def test_batches(dali_videos: Clips, three_epochs: list[list[ClipBatch]]) -> None:
+    loader = make(dali_videos)
+    assert len(loader) == 4
+    assert (loader.route, loader.device) == ("host", torch.device("cpu"))
+    assert "PyAV" in loader.route_reason
+    for epoch in three_epochs:
+        assert len(epoch) == 4
+        for batch in epoch:
+            assert (batch.clips.shape, batch.clips.dtype) == ((3, 4, 3, 48, 48), torch.float32)
+            assert (batch.frames.shape, batch.frames.dtype) == ((3, 4), torch.int64)
+            assert (batch.labels.shape, batch.labels.dtype) == ((3,), torch.int64)
+            assert (batch.samples.shape, batch.samples.dtype) == ((3,), torch.int64)
+            assert (batch.valid.shape, batch.valid.dtype) == ((3,), torch.bool)
+            assert batch.labels.tolist() == [sample % 5 for sample in batch.samples.tolist()]
+            assert 60 < to_levels(batch.clips).mean() < 180
+            assert torch.isfinite(batch.clips).all()
+        samples = torch.cat([batch.samples for batch in epoch])
+        valid = torch.cat([batch.valid for batch in epoch])
+        assert sorted(samples[valid].tolist()) == list(range(10))
+        assert valid.tolist() == [True] * 10 + [False] * 2
+        assert samples[10:].tolist() == samples[:2].tolist()
+
+
+def test_epochs_differ(three_epochs: list[list[ClipBatch]]) -> None:
+    orders = {tuple(sample for batch in epoch for sample in batch.samples.tolist()) for epoch in three_epochs}
+    assert len(orders) == 3
+    drawn = {
+        tuple(batch.frames[row].tolist())
+        for epoch in three_epochs
+        for batch in epoch
+        for row in range(3)
+        if batch.samples[row] == 4 and batch.valid[row]
+    }
+    assert len(drawn) == 3
+
+
+def test_clips_are_crops_of_the_frames_that_the_batch_names(dali_videos: Clips) -> None:
+    with make(dali_videos, flip_probability=0.5) as loader:
+        for iteration, batch in enumerate(loader):
+            for row, sample in enumerate(batch.samples.tolist()):
+                draws = loader.plan.draws(0, sample)
+                pixels, frames = load_clip(dali_videos.file(sample), draws, sampler=MotionGuided(4), name="v")
+                assert batch.frames[row].tolist() == frames.tolist()
+                cut = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float()
+                resized = torch.nn.functional.interpolate(cut, (48, 48), mode="bilinear", antialias=True)
+                expected = resized.flip(-1) if draws.flip else resized
+                apart = (to_levels(batch.clips[row]) - expected).abs()
+                assert apart.mean() < 1, (iteration, row)
+
+
+def test_repr_tells_what_is_inside(three_epochs: list[list[ClipBatch]]) -> None:
+    batch = three_epochs[0][3]
+    assert len(batch) == 3
+    assert repr(batch) == (
+        f"ClipBatch(clips=3x4x3x48x48 torch.float32 on cpu, samples={batch.samples.tolist()}, valid=1 of 3)"
+    )
+
+
+@pytest.mark.parametrize("route", ["host", "gpu"])
+def test_kept_batches_are_not_written_over(dali_videos: Clips, route: str) -> None:
+    """Tensors share DALI's memory; it must not be used again while a tensor is there."""
+    kept: list[tuple[ClipBatch, torch.Tensor, torch.Tensor]] = []
+    with make(dali_videos, route=route, size=32) as loader:
+        for _ in range(3):
+            kept += [(batch, batch.clips.clone(), batch.frames.clone()) for batch in loader]
+    for batch, clips, frames in kept:
+        assert torch.equal(batch.clips, clips)
+        assert torch.equal(batch.frames, frames)
+
+
+def test_batches_can_be_written_to(dali_videos: Clips) -> None:
+    with make(dali_videos) as loader, make(dali_videos) as other:
+        for batch, untouched in zip(loader, other, strict=True):
+            assert same(batch, untouched)
+            batch.clips.zero_()
+            batch.labels += 1
+            batch.samples += 1
+            batch.valid.logical_not_()
+
+
+def test_multi_label_lists(dali_videos: Clips) -> None:
+    hot = np.eye(5, dtype=np.float32)[np.arange(10) % 5]
+    hot[:, 4] = 1
+    clips = clip_table(dali_videos.root, dali_videos.paths, labels=hot, num_classes=5)
+    with make(clips, flip_probability=0.5, flip_label_map={0: 1, 1: 0}, sampler=Uniform(1), size=16) as loader:
+        for batch in loader:
+            assert (batch.labels.shape, batch.labels.dtype) == ((3, 5), torch.float32)
+            for row, sample in enumerate(batch.samples.tolist()):
+                expected = {sample % 5, 4}
+                if loader.plan.draws(0, sample).flip:
+                    expected = {{0: 1, 1: 0}.get(label, label) for label in expected}
+                assert set(batch.labels[row].nonzero().flatten().tolist()) == expected
+
+
+# --- what it does not depend on -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", ["host", "gpu"])
+def test_workers_change_nothing(dali_videos: Clips, route: str) -> None:
+    with make(dali_videos, route=route) as one, make(dali_videos, route=route, num_workers=3) as three:
+        for _ in range(2):
+            assert_same(list(one), list(three))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_ranks_change_nothing(dali_videos: Clips, training: bool) -> None:
+    """Two ranks with batches of 2 give the halves of one rank's batches of 4."""
+    options: dict[str, Any] = {"training": training, "flip_probability": 0.5}
+    with (
+        make(dali_videos, batch_size=4, **options) as whole,
+        make(dali_videos, batch_size=2, rank=0, world_size=2, **options) as first,
+        make(dali_videos, batch_size=2, rank=1, world_size=2, **options) as second,
+    ):
+        assert len(whole) == len(first) == len(second) == 3
+        for _ in range(2):
+            for batch, *halves in zip(whole, first, second, strict=True):
+                for name in vars(batch):
+                    assert torch.equal(getattr(batch, name), torch.cat([getattr(half, name) for half in halves])), name
+
+
+@pytest.mark.parametrize("sampler", [MotionGuided(4), MotionGuided(4, pick="inverse"), Uniform(4)], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_routes_agree(dali_videos: Clips, sampler: MotionGuided | Uniform, training: bool) -> None:
+    options: dict[str, Any] = {
+        "sampler": sampler,
+        "training": training,
+        "flip_probability": 0.5,
+        "flip_label_map": {0: 1, 1: 0},
+    }
+    equal = []
+    with make(dali_videos, route="host", **options) as host, make(dali_videos, route="gpu", **options) as gpu:
+        assert gpu.route == "gpu"
+        for one, other in zip(host, gpu, strict=True):
+            for name in ("samples", "labels", "valid"):  # labels tell flips
+                assert torch.equal(getattr(one, name), getattr(other, name)), name
+            assert (one.frames - other.frames).abs().max() <= 1
+            for row in range(3):
+                alike = one.frames[row] == other.frames[row]
+                equal += alike.tolist()
+                apart = (to_levels(one.clips[row]) - to_levels(other.clips[row])).abs()[alike]
+                # The codecs' output is the same to the bit, and so is the resize.
+                assert apart.max() <= 1.01
+    assert np.mean(equal) >= 0.97
+
+
+def test_seeds_matter(dali_videos: Clips, three_epochs: list[list[ClipBatch]]) -> None:
+    with make(dali_videos, flip_probability=0.5, seed=1) as loader:
+        assert not same(next(iter(loader)), three_epochs[0][0])
+
+
+def test_spawned_workers_change_nothing(
+    dali_videos: Clips, three_epochs: list[list[ClipBatch]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where CUDA is in use, workers are spawned, not forked."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with make(dali_videos, flip_probability=0.5, num_workers=2) as loader:
+        assert_same(list(loader), three_epochs[0])
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_goes_through_the_list_in_order(dali_videos: Clips) -> None:
+    with make(dali_videos, batch_size=4, training=False, flip_probability=1.0, flip_label_map={0: 1}) as loader:
+        epochs = [list(loader) for _ in range(2)]
+    assert_same(*epochs)
+    assert [batch.samples.tolist() for batch in epochs[0]] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+    assert [batch.valid.tolist() for batch in epochs[0]] == [[True] * 4, [True] * 4, [True, True, False, False]]
+    assert torch.cat([batch.labels for batch in epochs[0]]).tolist() == [0, 1, 2, 3, 4] * 2 + [0, 1]
+
+
+def test_padding_with_more_ranks_than_clips(dali_videos: Clips) -> None:
+    clips = clip_table(dali_videos.root, dali_videos.paths[:3])
+    found = []
+    for rank in range(3):
+        with make(clips, batch_size=2, training=False, rank=rank, world_size=3, sampler=Uniform(1)) as loader:
+            (batch,) = loader
+            found.append((batch.samples.tolist(), batch.valid.tolist()))
+    assert found == [([0, 1], [True, True]), ([2, 0], [True, False]), ([1, 2], [False, False])]
+
+
+# --- position -------------------------------------------------------------------------------------------------------
+
+
+def after(state: dict[str, int], epochs: list[list[ClipBatch]]) -> list[ClipBatch]:
+    return epochs[state["epoch"]][state["iteration"] :]
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (0, 3), (1, 0), (1, 2), (2, 3)])
+def test_resume_is_exact(dali_videos: Clips, three_epochs: list[list[ClipBatch]], place: tuple[int, int]) -> None:
+    state = {"epoch": place[0], "iteration": place[1]}
+    with make(dali_videos, flip_probability=0.5) as loader:
+        loader.load_state_dict(state)
+        assert loader.state_dict() == state
+        for epoch in range(place[0], 3):
+            assert_same(list(loader), after(state, three_epochs) if epoch == place[0] else three_epochs[epoch])
+        assert loader.state_dict() == {"epoch": 3, "iteration": 0}
+
+
+def test_states_count_batches_given(dali_videos: Clips) -> None:
+    with make(dali_videos, sampler=Uniform(1), size=16) as loader:
+        assert loader.state_dict() == {"epoch": 0, "iteration": 0}
+        for epoch in range(2):
+            for iteration, _ in enumerate(loader):
+                assert loader.state_dict() == {"epoch": epoch, "iteration": iteration + 1}
+            assert loader.state_dict() == {"epoch": epoch + 1, "iteration": 0}
+
+
+def test_saved_at_the_last_batch_of_an_epoch(dali_videos: Clips, three_epochs: list[list[ClipBatch]]) -> None:
+    """A state from inside the loop, after the last batch: nothing of that epoch is left, and the next one follows."""
+    with make(dali_videos, flip_probability=0.5) as loader:
+        loader.load_state_dict({"epoch": 0, "iteration": 4})
+        assert list(loader) == []
+        assert_same(list(loader), three_epochs[1])
+
+
+def test_resuming_does_not_change_the_loader_it_came_from(
+    dali_videos: Clips, three_epochs: list[list[ClipBatch]]
+) -> None:
+    with make(dali_videos, flip_probability=0.5) as one, make(dali_videos, flip_probability=0.5) as other:
+        batches = iter(one)
+        assert same(next(batches), three_epochs[0][0])
+        state = one.state_dict()
+        other.load_state_dict(state)
+        assert_same(list(other), three_epochs[0][1:])
+        assert_same(list(batches), three_epochs[0][1:])
+        assert state == {"epoch": 0, "iteration": 1}
+
+
+def test_going_back_in_the_same_loader(dali_videos: Clips, three_epochs: list[list[ClipBatch]]) -> None:
+    with make(dali_videos, flip_probability=0.5) as loader:
+        list(loader)
+        loader.load_state_dict({"epoch": 0, "iteration": 2})
+        assert_same(list(loader), three_epochs[0][2:])
+        assert_same(list(loader), three_epochs[1])
+
+
+def test_an_epoch_that_was_left_half_way_is_over(dali_videos: Clips, three_epochs: list[list[ClipBatch]]) -> None:
+    with make(dali_videos, flip_probability=0.5) as loader:
+        for iteration, batch in enumerate(loader):
+            assert same(batch, three_epochs[0][iteration])
+            if iteration == 1:
+                break
+        assert_same(list(loader), three_epochs[1])
+
+
+def test_left_half_way_after_resuming(dali_videos: Clips, three_epochs: list[list[ClipBatch]]) -> None:
+    with make(dali_videos, flip_probability=0.5) as loader:
+        loader.load_state_dict({"epoch": 0, "iteration": 2})
+        assert same(next(iter(loader)), three_epochs[0][2])
+        assert_same(list(loader), three_epochs[1])
+
+
+def test_closing_and_going_on(dali_videos: Clips, three_epochs: list[list[ClipBatch]]) -> None:
+    loader = make(dali_videos, flip_probability=0.5)
+    found = []
+    for batch in loader:
+        found.append(batch)
+        loader.close()
+    loader.close()
+    assert_same(found, three_epochs[0])
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ({}, "is not one of ClipLoader.state_dict"),
+        ({"epoch": 1}, "is not one of ClipLoader.state_dict"),
+        ({"epoch": -1, "iteration": 0}, "both whole numbers of at least 0"),
+        ({"epoch": 0, "iteration": 1.5}, "both whole numbers of at least 0"),
+        ({"epoch": 0, "iteration": 0, "seed": 3}, "is not one of ClipLoader.state_dict"),
+        (
+            {"epoch": 0, "iteration": 5},
+            "at batch 5 of an epoch, which has 4 here. Resume with the list, the batch size",
+        ),
+    ],
+)
+def test_states_that_do_not_fit(state: dict[str, Any], text: str) -> None:
+    position = Position(num_batches=4)
+    position.load_state_dict({"epoch": 2, "iteration": 4})
+    with pytest.raises(ValueError, match=text):
+        position.load_state_dict(state)
+    assert position.state_dict() == {"epoch": 2, "iteration": 4}
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"route": "best"}, r"route \('best'\) must be one of 'auto', 'gpu', 'gpu-sparse', 'host'"),
+        ({"device": "tpu"}, r"device \('tpu'\) must be 'auto', 'cpu' or 'cuda'"),
+        ({"num_workers": 0}, r"num_workers \(0\) must be at least 1"),
+        ({"num_workers": -2}, r"num_workers \(-2\) must be at least 1"),
+        ({"batch_size": 0}, r"batch_size \(0\) must be a whole number"),
+        ({"rank": 1}, r"rank \(1\) must be below world_size \(1\)"),
+    ],
+)
+def test_arguments_that_are_not_taken(dali_videos: Clips, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        make(dali_videos, **changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_a_gpu_that_is_not_there(dali_videos: Clips) -> None:
+    with pytest.raises(ValueError, match=r"device 'cuda' asked for, but PyTorch finds no CUDA device here\. Use dev"):
+        make(dali_videos, device="cuda")
+    with pytest.raises(ValueError, match=r"route 'gpu' needs a CUDA device and PyTorch finds none here\. Use route='h"):
+        make(dali_videos, device="auto", route="gpu")
+
+
+def test_routes_tell_why(dali_videos: Clips, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="mgs_dali"):
+        assert make(dali_videos, route="host").route_reason == "asked for by name"
+        assert make(dali_videos, route="gpu").route_reason == "asked for by name; its graph runs on the CPU"
+        automatic = make(dali_videos)
+    assert caplog.messages[-1] == f"route host: {automatic.route_reason}"
+
+
+def test_number_of_workers_by_default(dali_videos: Clips) -> None:
+    assert 1 <= default_num_workers() <= min(8, os.cpu_count() or 1)
+    assert make(dali_videos, num_workers=None).num_workers == default_num_workers()
+
+
+# --- bad videos -----------------------------------------------------------------------------------------------------
+
+
+def with_bad_file(clips: Clips, folder: Path, content: bytes, *, row: int, suffix: str = ".webm") -> Clips:
+    """The table with another file in one row."""
+    bad = folder / f"bad{suffix}"
+    bad.write_bytes(content)
+    paths = [str(clips.file(index)) for index in range(len(clips))]
+    paths[row] = str(bad)
+    return clip_table(folder, paths, labels=clips.labels, num_classes=clips.num_classes)
+
+
+@pytest.mark.parametrize("route", ["host", "gpu"])
+def test_a_bad_video_is_an_error_of_its_batch(dali_videos: Clips, tmp_path: Path, route: str) -> None:
+    clips = with_bad_file(dali_videos, tmp_path, b"no video", row=7)
+    options: dict[str, Any] = {"route": route, "training": False, "num_workers": 2}
+    with make(clips, **options) as loader, make(dali_videos, **options) as clean:
+        expected = list(clean)
+        for _ in range(2):  # the same on the next try
+            loader.load_state_dict({"epoch": 0, "iteration": 0})
+            batches = iter(loader)
+            assert_same([next(batches), next(batches)], expected[:2])
+            text = r"bad\.webm \(.*list\.txt, line 8\): cannot be opened as a video"
+            with pytest.raises(ValueError, match=text):
+                next(batches)
+            assert loader.state_dict() == {"epoch": 0, "iteration": 2}
+        loader.load_state_dict({"epoch": 0, "iteration": 3})  # beyond the bad one
+        assert_same(list(loader), expected[3:])
+
+
+@pytest.mark.parametrize("route", ["host", "gpu"])
+def test_a_missing_video(dali_videos: Clips, tmp_path: Path, route: str) -> None:
+    content = dali_videos.file(0).read_bytes()
+    (tmp_path / "0.webm").write_bytes(content)
+    clips = clip_table(tmp_path, ["0.webm", "gone.webm"])
+    with make(clips, route=route, batch_size=2, training=False) as loader:
+        with pytest.raises(ValueError, match=r"gone\.webm \(.*list\.txt, line 2\): [Nn]o such file"):
+            list(loader)
+        (tmp_path / "gone.webm").write_bytes(content)
+        (batch,) = loader  # the file is there now
+        assert torch.equal(batch.clips[0], batch.clips[1])
+
+
+def damaged(file: Path, *, packet: int) -> bytes:
+    """A video with one packet, counted from 0, overwritten by bytes that no decoder takes."""
+    content = bytearray(file.read_bytes())
+    with av.open(str(file)) as container:
+        target = [p for p in container.demux(video=0) if p.size][packet]
+    place = content.find(bytes(target), target.pos or 0)
+    assert place >= 0
+    content[place : place + target.size] = b"\xff" * target.size
+    return bytes(content)
+
+
+@pytest.mark.parametrize("route", ["host", "gpu"])
+def test_a_damaged_video_is_named(dali_videos: Clips, tmp_path: Path, route: str) -> None:
+    """Header and packets look right, decoding fails; on the route 'gpu' DALI notices and knows no names."""
+    clips = with_bad_file(dali_videos, tmp_path, damaged(dali_videos.file(4), packet=15), row=4)
+    options: dict[str, Any] = {"route": route, "training": False, "batch_size": 2}
+    given: list[ClipBatch] = []
+    with make(clips, **options) as loader, make(dali_videos, **options) as clean:
+        expected = list(clean)
+        with pytest.raises(ValueError, match=r"bad\.webm \(.*list\.txt, line 5\)"):
+            given.extend(iter(loader))
+        assert_same(given, expected[:2])  # the good batches before it
+        loader.load_state_dict({"epoch": 0, "iteration": 3})
+        assert_same(list(loader), expected[3:])
+
+
+@pytest.mark.parametrize("sampler", [MotionGuided(4), Uniform(4)], ids=str)
+def test_hidden_frames_do_not_become_black_clips(videos: dict[str, Path], sampler: MotionGuided | Uniform) -> None:
+    file = videos["vp8-hidden"]
+    clips = clip_table(file.parent, [file.name])
+    expected = load_clip(file, make(clips, training=False).plan.draws(0, 0), sampler=sampler, name="v")[1]
+    for route in ("host", "gpu", *(["gpu-sparse"] if isinstance(sampler, Uniform) else [])):
+        with make(clips, route=route, batch_size=1, training=False, sampler=sampler) as loader:
+            (batch,) = loader
+        assert np.abs(batch.frames[0].numpy() - expected).max() <= 1
+        shown = decode_all(file)[batch.frames[0].numpy()]
+        levels = to_levels(batch.clips[0])
+        assert (levels.mean(dim=(1, 2, 3)) - torch.from_numpy(shown).float().mean(dim=(1, 2, 3))).abs().max() < 15
+
+
+@pytest.mark.parametrize("name", ["h264", "mpeg4", "hevc", "ffv1"])
+def test_codecs_that_the_gpu_graph_does_not_take_on_the_cpu(videos: dict[str, Path], name: str) -> None:
+    file = videos[name]
+    clips = clip_table(file.parent, [file.name])
+    reason = rf"codec {name} is not decoded .*\(decoded: mjpeg, vp8, vp9\) .*Use route='auto'"
+    with (
+        make(clips, route="gpu", batch_size=1) as loader,
+        pytest.raises(ValueError, match=rf"{file.name} \(.*list\.txt, line 1\): {reason}"),
+    ):
+        next(iter(loader))
+    with make(clips, route="host", batch_size=1) as loader:
+        assert len(list(loader)) == 1
+
+
+# --- nothing is left behind -----------------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, sys, time
+import torch
+from pathlib import Path
+from conftest import clip_table
+from mgs_dali import ClipLoader, MotionGuided
+
+def children():
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+if sys.argv[3] == "spawn":
+    torch.cuda.is_initialized = lambda: True
+root = Path(sys.argv[1])
+paths = sorted(path.name for path in root.iterdir())
+loader = ClipLoader(
+    clip_table(root, paths), sampler=MotionGuided(4), batch_size=2, training=True, size=32, device="cpu", num_workers=2,
+    route=sys.argv[2],
+)
+assert not children(), children()
+batches = iter(loader)
+next(batches)
+print("workers", *children(), flush=True)
+"""
+
+
+def program(dali_videos: Clips, route: str, rest: str, *, start_method: str = "fork") -> subprocess.Popen[str]:
+    """Start a program that loads a batch and then does ``rest``; it has its own process group."""
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM + textwrap.dedent(rest), str(dali_videos.root), route, start_method],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        start_new_session=True,
+    )
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("workers"):
+            return [int(pid) for pid in line.split()[1:]]
+    assert process.stderr is not None
+    raise AssertionError(process.stderr.read())
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids: list[int], *, limit_seconds: float = 60) -> None:
+    until = time.monotonic() + limit_seconds
+    while any(lives(pid) for pid in pids):
+        assert time.monotonic() < until, f"still there: {[pid for pid in pids if lives(pid)]}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    """Programs to be ended with the test, and whatever they left behind with them."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("route", "start_method"),
+    [("host", "fork"), pytest.param("gpu", "fork", marks=pytest.mark.slow), ("gpu", "spawn")],
+)
+def test_killed_parents_leave_no_workers(
+    dali_videos: Clips, started: list[subprocess.Popen[str]], route: str, start_method: str
+) -> None:
+    process = program(dali_videos, route, "time.sleep(600)", start_method=start_method)
+    started.append(process)
+    workers = workers_of(process)
+    assert len(workers) >= 2
+    process.kill()
+    process.wait(60)
+    wait_until_gone(workers)
+
+
+@pytest.mark.parametrize(
+    ("rest", "start_method"),
+    [
+        ("while True:\n    for _ in loader:\n        pass", "fork"),
+        pytest.param("time.sleep(600)", "fork", marks=pytest.mark.slow),
+        pytest.param("while True:\n    for _ in loader:\n        pass", "spawn", marks=pytest.mark.slow),
+    ],
+    ids=["loading", "waiting", "loading, spawned"],
+)
+def test_ctrl_c_ends_everything(
+    dali_videos: Clips, started: list[subprocess.Popen[str]], rest: str, start_method: str
+) -> None:
+    """The terminal sends SIGINT to all processes of the group, workers included."""
+    process = program(dali_videos, "host", rest, start_method=start_method)
+    started.append(process)
+    workers = workers_of(process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130, 1)
+    assert "KeyboardInterrupt" in errors
+    assert errors.count("Traceback") == 1, errors  # of the parent; the workers say nothing
+    wait_until_gone(workers)
+
+
+@pytest.mark.parametrize(
+    ("rest", "return_code"),
+    [
+        ("raise RuntimeError('in the loop')", 1),
+        ("del batches, loader\nassert not children(), children()", 0),
+        pytest.param("pass", 0, marks=pytest.mark.slow),
+        pytest.param("sys.exit(3)", 3, marks=pytest.mark.slow),
+    ],
+    ids=["exception", "del", "end", "exit"],
+)
+def test_programs_that_end_leave_no_workers(
+    dali_videos: Clips, started: list[subprocess.Popen[str]], rest: str, return_code: int
+) -> None:
+    process = program(dali_videos, "host", rest)
+    started.append(process)
+    workers = workers_of(process)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == return_code, errors
+    wait_until_gone(workers)
+
+
+def test_closing_ends_the_workers(dali_videos: Clips, started: list[subprocess.Popen[str]]) -> None:
+    rest = """
+    loader.close()
+    assert not children(), children()
+    try:
+        with loader:
+            for _ in loader:
+                assert children()
+                raise ValueError("in the loop")
+    except ValueError:
+        pass
+    assert not children(), children()
+    """
+    process = program(dali_videos, "gpu", rest)
+    started.append(process)
+    workers = workers_of(process)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    wait_until_gone(workers)
+
+
+def test_a_killed_worker_is_an_error(dali_videos: Clips, started: list[subprocess.Popen[str]]) -> None:
+    """By the kernel for want of memory, say: the loader must not wait for it for ever."""
+    rest = """
+    time.sleep(1)  # workers that wait for work are the worst case; the others must end in an error as well
+    for child in children():
+        os.kill(child, 9)
+    try:
+        for _ in range(100):
+            next(batches, None)
+            batches = iter(loader) if loader.state_dict()["iteration"] == 0 else batches
+    except RuntimeError as error:
+        assert "worker processes of the loader ended" in str(error), error
+        sys.exit(5)
+    """
+    process = program(dali_videos, "host", rest)
+    started.append(process)
+    workers_of(process)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 5, errors
+
+
+def test_sources_that_are_copied_do_not_touch_the_process(
+    dali_videos: Clips, started: list[subprocess.Popen[str]]
+) -> None:
+    """Copies and pickles of a source in the parent are no worker: Ctrl-C must go on working, and so must nohup."""
+    rest = """
+    import copy, pickle, signal, threading
+    from mgs_dali.source import HostSource
+    before = signal.getsignal(signal.SIGINT)
+    copy.deepcopy(HostSource(loader.plan))
+    pickle.loads(pickle.dumps(HostSource(loader.plan)))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not [thread for thread in threading.enumerate() if thread.name == "follow-parent"]
+    """
+    process = program(dali_videos, "host", rest)
+    started.append(process)
+    workers_of(process)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors

@@ -1,0 +1,481 @@
+"""Order, draws and batches as pure functions, and clips against full decoding."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from conftest import NUM_FRAMES, clip_table, decode_all, encode, kind, leave_out, moving_disc
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgs_dali import source
+from mgs_dali.annotations import Clips
+from mgs_dali.nvdec import refusal_without_gpu
+from mgs_dali.packets import open_video, scan
+from mgs_dali.sampling import MotionGuided, Uniform, motion_guided_frames, uniform_frames
+from mgs_dali.source import (
+    Draws,
+    EncodedSource,
+    HostSource,
+    Plan,
+    batch_samples,
+    epoch_order,
+    load_clip,
+    sample_draws,
+    sample_rng,
+)
+
+Sampler = MotionGuided | Uniform
+
+# --- order ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 300), st.integers(0, 2**40), st.integers(0, 10**6))
+def test_order_is_a_permutation(num_samples: int, seed: int, epoch: int) -> None:
+    order = epoch_order(num_samples, seed=seed, epoch=epoch, shuffle=True)
+    assert order.dtype == np.int64
+    assert sorted(order.tolist()) == list(range(num_samples))
+    np.testing.assert_array_equal(
+        epoch_order(num_samples, seed=seed, epoch=epoch, shuffle=False), np.arange(num_samples)
+    )
+
+
+def test_order_changes_with_epoch_and_seed_and_nothing_else() -> None:
+    orders = [
+        tuple(epoch_order(50, seed=seed, epoch=epoch, shuffle=True).tolist()) for seed in range(5) for epoch in range(5)
+    ]
+    assert len(set(orders)) == 25
+    epoch_order.cache_clear()
+    assert tuple(epoch_order(50, seed=1, epoch=2, shuffle=True).tolist()) == orders[7]
+
+
+def test_order_is_fair() -> None:
+    """Every sample comes first about as often: 2000 draws of 10, standard deviation 13."""
+    firsts = [int(epoch_order(10, seed=0, epoch=epoch, shuffle=True)[0]) for epoch in range(2000)]
+    assert np.abs(np.bincount(firsts, minlength=10) - 200).max() < 5 * 13.5
+
+
+def test_order_is_not_to_be_written_to() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_order(5, seed=0, epoch=0, shuffle=True)[0] = 1
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5), st.integers(0, 1000))
+def test_ranks_share_out_the_order(num_samples: int, batch_size: int, world_size: int, seed: int) -> None:
+    order = epoch_order(num_samples, seed=seed, epoch=0, shuffle=True)
+    num_batches = -(-num_samples // (batch_size * world_size))
+    given_out, valid = [], []
+    for iteration in range(num_batches):
+        for rank in range(world_size):
+            samples, marks = batch_samples(
+                order, iteration=iteration, batch_size=batch_size, rank=rank, world_size=world_size
+            )
+            assert kind(samples) == ("int64", (batch_size,))
+            assert kind(marks) == ("bool", (batch_size,))
+            given_out += samples.tolist()
+            valid += marks.tolist()
+    assert valid == [True] * num_samples + [False] * (len(valid) - num_samples)
+    assert given_out[:num_samples] == order.tolist()
+    assert given_out[num_samples:] == [int(order[k % num_samples]) for k in range(len(given_out) - num_samples)]
+
+
+@given(st.integers(1, 60), st.sampled_from([(8, 1), (4, 2), (2, 4), (1, 8)]), st.integers(0, 6))
+def test_the_global_batch_does_not_depend_on_how_many_share_it(
+    num_samples: int, share: tuple[int, int], iteration: int
+) -> None:
+    batch_size, world_size = share
+    order = epoch_order(num_samples, seed=3, epoch=1, shuffle=True)
+    parts = [
+        batch_samples(order, iteration=iteration, batch_size=batch_size, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    samples, valid = batch_samples(order, iteration=iteration, batch_size=8)
+    assert np.concatenate([part[0] for part in parts]).tolist() == samples.tolist()
+    assert np.concatenate([part[1] for part in parts]).tolist() == valid.tolist()
+
+
+# --- draws ----------------------------------------------------------------------------------------------------------
+
+
+def draw(seed: int = 0, epoch: int = 0, sample: int = 0, **changes: Any) -> Draws:
+    options: dict[str, Any] = {"training": True, "num_segments": 8, "size": 224, "flip_probability": 0.5, **changes}
+    return sample_draws(seed, epoch, sample, **options)
+
+
+def values(draws: Draws) -> tuple[object, ...]:
+    return (*draws.targets.tolist(), draws.flip, draws.box(340, 256))
+
+
+def test_draws_depend_on_seed_epoch_and_sample() -> None:
+    everything = [(seed, epoch, sample) for seed in range(4) for epoch in range(4) for sample in range(4)]
+    drawn = {key: values(draw(*key)) for key in everything}
+    assert len(set(drawn.values())) == len(everything)
+    for key in reversed(everything):  # whatever was drawn before
+        assert values(draw(*key)) == drawn[key]
+
+
+def test_neighbouring_draws_are_not_related() -> None:
+    """Correlation of 3000 pairs of uniform numbers: standard deviation 0.018."""
+    keys = [(0, epoch, sample) for epoch in range(30) for sample in range(101)]
+    numbers = np.array([sample_rng(*key).random() for key in keys]).reshape(30, 101)
+    for ahead in (numbers[:, 1:].ravel(), np.roll(numbers, -1, axis=0)[:, :-1].ravel()):
+        assert abs(np.corrcoef(numbers[:, :-1].ravel(), ahead)[0, 1]) < 0.1
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 10**6), st.integers(16, 256))
+def test_the_crop_of_a_size_is_always_the_same(width: int, height: int, sample: int, size: int) -> None:
+    draws = draw(sample=sample, size=size)
+    box = draws.box(width, height)
+    draws.box(height, width)
+    assert draws.box(width, height) == box
+    assert pickle.loads(pickle.dumps(draw(sample=sample, size=size).targets)).tolist() == draws.targets.tolist()
+    x, y, box_width, box_height = box
+    assert 0 <= x <= x + box_width <= width
+    assert 0 <= y <= y + box_height <= height
+
+
+def test_training_draws_vary() -> None:
+    drawn = [draw(sample=sample) for sample in range(400)]
+    strata = np.array([d.targets for d in drawn]) * 8 - np.arange(8)
+    assert strata.min() >= 0
+    assert strata.max() < 1
+    assert np.abs(strata.mean(axis=0) - 0.5).max() < 0.08  # standard deviation 0.014
+    assert abs(np.mean([d.flip for d in drawn]) - 0.5) < 0.13  # standard deviation 0.025
+    assert len({d.box(340, 256) for d in drawn}) > 80  # of 130
+    flips = np.array([d.flip for d in drawn])
+    assert abs(np.corrcoef(flips, strata[:, 0])[0, 1]) < 0.25
+    assert not any(draw(sample=sample, flip_probability=0.0).flip for sample in range(200))
+    assert all(draw(sample=sample, flip_probability=1.0).flip for sample in range(200))
+
+
+def test_targets_do_not_depend_on_other_choices() -> None:
+    reference = draw(sample=5)
+    other = draw(sample=5, flip_probability=0.0, size=112)
+    assert other.targets.tolist() == reference.targets.tolist()
+
+
+def test_evaluation_draws_nothing() -> None:
+    drawn = {values(draw(seed, epoch, sample, training=False)) for seed, epoch, sample in np.ndindex(3, 3, 3)}
+    # Short side 256, then the 224 x 224 in the middle of 340 x 256: no scaling here.
+    assert drawn == {(*(np.arange(8) / 8 + 1 / 16).tolist(), False, (58, 16, 224, 224))}
+
+
+# --- plan -----------------------------------------------------------------------------------------------------------
+
+
+def plan_of(clips: Clips, **changes: Any) -> Plan:
+    options: dict[str, Any] = {"sampler": MotionGuided(4), "batch_size": 3, "training": True, "size": 64, **changes}
+    return Plan(clips, **options)
+
+
+def table(num_clips: int, **options: Any) -> Clips:
+    return clip_table(Path("videos"), [f"{index}.mp4" for index in range(num_clips)], **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"batch_size": 0}, r"batch_size \(0\) must be a whole number of at least 1"),
+        ({"batch_size": 2.5}, r"batch_size \(2\.5\) must be a whole number"),
+        ({"batch_size": "8"}, r"batch_size \('8'\) must be a whole number"),
+        ({"size": 0}, r"size \(0\) must be a whole number of at least 1"),
+        ({"seed": -1}, r"seed \(-1\) must be a whole number of at least 0"),
+        ({"world_size": 0}, r"world_size \(0\) must be a whole number of at least 1"),
+        ({"rank": -1}, r"rank \(-1\) must be a whole number of at least 0"),
+        ({"rank": 2, "world_size": 2}, r"rank \(2\) must be below world_size \(2\)"),
+        ({"flip_probability": 1.5}, r"flip_probability \(1\.5\) must be between 0 and 1"),
+        ({"flip_probability": -0.1}, r"flip_probability \(-0\.1\) must be between 0 and 1"),
+        ({"flip_probability": float("nan")}, r"flip_probability \(nan\) must be between 0 and 1"),
+        ({"flip_label_map": {0: 7}}, r"flip_label_map names label 7; the labels of videos/list\.txt are 0 to 1"),
+        ({"flip_label_map": {-1: 0}}, r"flip_label_map names label -1"),
+    ],
+)
+def test_what_a_plan_does_not_take(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        plan_of(table(4), **changes)
+
+
+def test_a_list_without_clips() -> None:
+    with pytest.raises(ValueError, match=r"videos/list\.txt: no clips\. The list needs at least one line\."):
+        plan_of(table(0))
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "world_size", "num_batches"), [(1, 1, 1), (6, 1, 2), (7, 1, 3), (7, 2, 2), (13, 2, 3)]
+)
+def test_number_of_batches(num_clips: int, world_size: int, num_batches: int) -> None:
+    assert plan_of(table(num_clips), world_size=world_size).num_batches == num_batches
+
+
+def test_names_tell_file_and_line() -> None:
+    assert re.fullmatch(r"videos/2\.mp4 \(.*list\.txt, line 3\)", plan_of(table(4)).name(2))
+
+
+FLIPS = np.array([True, False, True, True])
+
+
+@pytest.mark.parametrize(
+    ("flip_label_map", "expected"),
+    [
+        (None, [0, 0, 1, 3]),
+        ({}, [0, 0, 1, 3]),
+        ({0: 1, 1: 0}, [1, 0, 0, 3]),
+        ({0: 2}, [2, 0, 1, 3]),
+        ({3: 0, 0: 1, 1: 3}, [1, 0, 3, 0]),
+    ],
+)
+def test_labels_of_flipped_clips(flip_label_map: Mapping[int, int] | None, expected: list[int]) -> None:
+    clips = table(4, labels=[0, 0, 1, 3], num_classes=4)
+    plan = plan_of(clips, flip_label_map=flip_label_map)
+    labels = plan.labels(np.arange(4), FLIPS)
+    assert labels.dtype == np.int64
+    assert labels.tolist() == expected
+    assert plan.labels(np.arange(4), np.zeros(4, bool)).tolist() == [0, 0, 1, 3]
+    assert clips.labels.tolist() == [0, 0, 1, 3]
+    assert plan.labels(np.array([3, 0]), np.array([False, True])).tolist() == [3, expected[0]]
+
+
+@pytest.mark.parametrize(
+    ("flip_label_map", "expected"),
+    [
+        (None, [{0, 2}, {0, 1}, {1}, {0, 1, 3}]),
+        ({0: 1, 1: 0}, [{1, 2}, {0, 1}, {0}, {0, 1, 3}]),
+        # A label that is only the mirrored one of another: both names stand for the same picture afterwards.
+        ({0: 1}, [{1, 2}, {0, 1}, {1}, {1, 3}]),
+        ({2: 0, 0: 3, 3: 2}, [{3, 0}, {0, 1}, {1}, {3, 1, 2}]),
+    ],
+)
+def test_several_labels_of_flipped_clips(flip_label_map: Mapping[int, int] | None, expected: list[set[int]]) -> None:
+    rows = [{0, 2}, {0, 1}, {1}, {0, 1, 3}]
+    hot = np.array([[float(label in row) for label in range(4)] for row in rows], np.float32)
+    labels = plan_of(table(4, labels=hot, num_classes=4), flip_label_map=flip_label_map).labels(np.arange(4), FLIPS)
+    assert labels.dtype == np.float32
+    assert set(np.unique(labels)) <= {0.0, 1.0}
+    assert [set(np.flatnonzero(row).tolist()) for row in labels] == expected
+
+
+# --- clips ----------------------------------------------------------------------------------------------------------
+
+SAMPLERS = [MotionGuided(8), MotionGuided(5, mu=1.0, floor=0.3, pick="inverse"), Uniform(8)]
+
+
+def restated_picks(file: Path, targets: np.ndarray, sampler: Sampler) -> np.ndarray:
+    if isinstance(sampler, Uniform):
+        return uniform_frames(len(decode_all(file, "gray")), targets)
+    planes = decode_all(file, "yuvj420p" if file.suffix == ".avi" else "yuv420p")[:, :64].astype(float)
+    averages = planes.reshape(len(planes), 32, 2, 48, 2).mean(axis=(2, 4))
+    motion = np.abs(np.diff(averages, axis=0)).mean(axis=(1, 2))
+    return motion_guided_frames(motion, targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+@pytest.mark.parametrize("name", ["h264", "vp8", "vp8-hidden", "vp9", "mjpeg"])
+def test_load_clip(videos: dict[str, Path], name: str, sampler: Sampler, training: bool) -> None:
+    draws = draw(sample=3, training=training, num_segments=sampler.num_segments, size=48)
+    pixels, frames = load_clip(videos[name], draws, sampler=sampler, name="v")
+    assert (frames.dtype.name, pixels.dtype.name) == ("int64", "uint8")
+    assert frames.tolist() == restated_picks(videos[name], draws.targets, sampler).tolist()
+    x, y, width, height = draws.box(96, 64)
+    np.testing.assert_array_equal(pixels, decode_all(videos[name])[frames, y : y + height, x : x + width])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS[:2], ids=str)
+@pytest.mark.parametrize("name", ["h264", "vp8-hidden", "mjpeg"])
+def test_clips_too_long_for_memory_are_the_same(
+    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, sampler: Sampler
+) -> None:
+    draws = draw(sample=1, num_segments=sampler.num_segments)
+    once = load_clip(videos[name], draws, sampler=sampler, name="v")
+    num_opened = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal num_opened
+        num_opened += 1
+        return open_video(*arguments, **options)
+
+    monkeypatch.setattr(source, "open_video", counted)
+    monkeypatch.setattr(source, "KEPT_FRAMES_MIB", 0)
+    twice = load_clip(videos[name], draws, sampler=sampler, name="v")
+    assert num_opened == 2
+    for one, other in zip(once, twice, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("sampler", [MotionGuided(3), MotionGuided(3, pick="inverse"), Uniform(3)], ids=str)
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_clips_from_very_short_videos(tmp_path: Path, sampler: Sampler, num_frames: int) -> None:
+    file = encode(tmp_path / "short.mkv", moving_disc(num_frames, action=(0, 1)), "ffv1")
+    pixels, frames = load_clip(file, draw(num_segments=3, training=False), sampler=sampler, name="v")
+    assert pixels.shape[0] == 3
+    assert set(frames.tolist()) <= set(range(num_frames))
+
+
+def test_packets_that_show_nothing_do_not_shorten_uniform_clips(videos: dict[str, Path], tmp_path: Path) -> None:
+    """A file whose packets are more than its frames: H.264 that starts inside a GOP after a cut."""
+    file = tmp_path / "late.mkv"
+    with av.open(str(videos["h264"])) as original, av.open(str(file), "w") as copy:
+        stream = copy.add_stream_from_template(original.streams.video[0])
+        for index, packet in enumerate(original.demux(video=0)):
+            if packet.dts is not None and index >= 12:
+                packet.stream = stream
+                copy.mux(packet)
+    num_frames = len(decode_all(file))
+    assert num_frames < scan(file).num_frames
+    draws = draw(training=False)
+    pixels, frames = load_clip(file, draws, sampler=Uniform(8), name="v")
+    assert frames.tolist() == [int((2 * k + 1) * num_frames / 16) for k in range(8)]
+    x, y, width, height = draws.box(96, 64)
+    np.testing.assert_array_equal(pixels, decode_all(file)[frames, y : y + height, x : x + width])
+
+
+@pytest.mark.parametrize("sampler", [MotionGuided(4), Uniform(4)], ids=str)
+def test_clips_that_cannot_be_loaded(tmp_path: Path, sampler: Sampler) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    for name in ("text.mp4", "missing.mp4"):
+        with pytest.raises(ValueError, match=r"^a\.txt, line 9: "):
+            load_clip(tmp_path / name, draw(num_segments=4), sampler=sampler, name="a.txt, line 9")
+
+
+@pytest.mark.parametrize("sampler", [MotionGuided(4), Uniform(4)], ids=str)
+def test_cut_off_files_whose_header_tells_are_errors(videos: dict[str, Path], tmp_path: Path, sampler: Sampler) -> None:
+    """On the GPU's route they are; a clip from what is left would be a silent replacement."""
+    with av.open(str(videos["mjpeg"])) as container:
+        place = [packet.pos for packet in container.demux(video=0)][30]
+    assert place is not None
+    file = tmp_path / "cut.avi"
+    file.write_bytes(videos["mjpeg"].read_bytes()[:place])  # between two packets: what is left decodes
+    with pytest.raises(ValueError, match=r"^v: its header promises 60 frames, 30 are there\. The file is cut off"):
+        load_clip(file, draw(num_segments=4, training=False), sampler=sampler, name="v")
+
+
+# --- sources for DALI -----------------------------------------------------------------------------------------------
+
+
+def texts(column: list[np.ndarray]) -> list[str]:
+    assert all(row.dtype == np.uint8 and row.ndim == 1 for row in column)
+    return [row.tobytes().decode() for row in column]
+
+
+def expected_samples(plan: Plan, epoch: int, iteration: int) -> list[int]:
+    return plan.batch(epoch, iteration)[0].tolist()
+
+
+@pytest.mark.parametrize("start", [(0, 0), (2, 3)])
+def test_host_source_gives_the_rows_of_the_plan(dali_videos: Clips, start: tuple[int, int]) -> None:
+    plan = plan_of(dali_videos, sampler=MotionGuided(3), flip_probability=0.5, size=48)
+    assert plan.num_batches == 4
+    rows = HostSource(plan, start)
+    for steps in (0, 1, 5):
+        position = start[0] * 4 + start[1] + steps
+        epoch, samples = position // 4, expected_samples(plan, position // 4, position % 4)
+        pixels, frames, flips, notes, errors = rows(SimpleNamespace(iteration=steps, epoch_idx=99))
+        assert texts(notes) == texts(errors) == [""] * 3
+        for row, sample in enumerate(samples):
+            draws = plan.draws(epoch, sample)
+            clip, picks = load_clip(dali_videos.file(sample), draws, sampler=plan.sampler, name="v")
+            np.testing.assert_array_equal(pixels[row], clip)
+            assert frames[row].tolist() == picks.tolist()
+            assert (kind(flips[row]), bool(flips[row])) == (("int32", ()), draws.flip)
+
+
+def test_encoded_source_gives_the_rows_of_the_plan(dali_videos: Clips) -> None:
+    plan = plan_of(dali_videos, flip_probability=0.5, size=48, rank=1, world_size=2)
+    rows = EncodedSource(plan, refusal_without_gpu, start=(1, 1))
+    columns = rows(SimpleNamespace(iteration=2))  # the second batch of epoch 2
+    in_graph, files, counts, targets, crops, flips, _, _, notes, errors = columns
+    assert texts(notes) == texts(errors) == [""] * 3
+    for row, sample in enumerate(expected_samples(plan, 2, 1)):
+        assert (kind(in_graph[row]), bool(in_graph[row])) == (("bool", ()), True)
+        assert (kind(counts[row]), int(counts[row])) == (("int32", ()), len(decode_all(dali_videos.file(sample))))
+        draws = plan.draws(2, sample)
+        assert files[row].tobytes() == dali_videos.file(sample).read_bytes()
+        assert (kind(targets[row]), targets[row].tolist()) == (("float64", (4,)), draws.targets.tolist())
+        height, width = decode_all(dali_videos.file(sample)).shape[1:3]
+        assert (kind(crops[row]), tuple(crops[row])) == (("int32", (4,)), draws.box(width, height))
+        assert (kind(flips[row]), bool(flips[row])) == (("int32", ()), draws.flip)
+
+
+def bad_table(videos: dict[str, Path], folder: Path) -> Clips:
+    """A good file, a missing one, a text, a cut one, and one of another codec."""
+    (folder / "good.avi").write_bytes(videos["mjpeg"].read_bytes())
+    (folder / "text.avi").write_text("no video")
+    content = videos["mjpeg"].read_bytes()
+    (folder / "cut.avi").write_bytes(content[: len(content) // 2])
+    (folder / "h264.mp4").write_bytes(videos["h264"].read_bytes())
+    return clip_table(folder, ["good.avi", "missing.avi", "text.avi", "cut.avi", "h264.mp4"])
+
+
+def test_bad_samples_are_rows_with_a_text(videos: dict[str, Path], tmp_path: Path) -> None:
+    clips = bad_table(videos, tmp_path)
+    plan = plan_of(clips, batch_size=5, training=False)
+    rows = EncodedSource(plan, refusal_without_gpu, strict=True)(SimpleNamespace(iteration=0))
+    in_graph, files, *_, errors = rows
+    assert [bool(row) for row in in_graph] == [True, False, False, False, False]
+    good, missing, text, cut, codec = texts(errors)
+    assert good == ""
+    for line, found in enumerate((missing, text, cut, codec), start=2):
+        assert found.startswith(f"{clips.file(line - 1)} (")
+        assert f"list.txt, line {line})" in found
+        assert len(files[line - 1]) == 1
+    assert "No such file" in missing
+    assert "cannot be opened as a video" in text
+    assert re.search(rf"header promises {NUM_FRAMES} frames, \d+ are there\. The file is cut off", cut)
+    assert "codec h264 is not decoded without a GPU (decoded: mjpeg, vp8, vp9)" in codec
+    assert f"({NUM_FRAMES} frames of" in codec
+    assert "Use route='auto', which decodes such videos on the CPU" in codec
+
+    pixels, frames, _, _, errors = HostSource(plan)(SimpleNamespace(iteration=0))
+    good, missing, text, cut, h264 = texts(errors)
+    assert (good, h264) == ("", "")
+    assert "The file is damaged" in cut  # half a packet
+    assert "no such file" in missing
+    assert "cannot be opened as a video" in text
+    assert all(len(row) == 4 and row.ndim == 4 for row in pixels)
+    assert all(row.shape == (4,) for row in frames)
+
+
+def test_a_video_cut_by_an_edit_list_is_not_cut_off(videos: dict[str, Path], tmp_path: Path) -> None:
+    assert len(decode_all(leave_out(videos["mjpeg"], 10, tmp_path / "cut.mp4"))) == NUM_FRAMES - 10
+    plan = plan_of(clip_table(tmp_path, ["cut.mp4"]), batch_size=1, training=False)
+    *_, errors = EncodedSource(plan, refusal_without_gpu)(SimpleNamespace(iteration=0))
+    assert texts(errors) == [""]
+
+
+def test_sources_work_in_spawned_processes(dali_videos: Clips) -> None:
+    plan = plan_of(dali_videos, sampler=Uniform(2), size=32)
+    info = SimpleNamespace(iteration=1)
+    for rows in (HostSource(plan), EncodedSource(plan, refusal_without_gpu)):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            there = pool.apply(rows.__call__, (info,))
+        for one, other in zip(rows(info), there, strict=True):
+            assert len(one) == len(other) == 3
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_plans_can_be_changed_and_compared(dali_videos: Clips) -> None:
+    plan = plan_of(dali_videos)
+    assert replace(plan, seed=5).seed == 5
+    assert pickle.loads(pickle.dumps(replace(plan, flip_label_map={0: 1}))).flip_label_map == {0: 1}
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 20), st.integers(0, 3), st.integers(0, 40))
+def test_batches_follow_each_other_over_epochs(epoch: int, iteration: int, steps: int) -> None:
+    plan = plan_of(table(10))
+    rows = [
+        (e, tuple(plan.batch(e, i)[0].tolist())) for e in range(epoch, epoch + 12) for i in range(plan.num_batches)
+    ][iteration:]
+    found_epoch, samples = source._batch_at(plan, (epoch, iteration), steps)
+    assert (found_epoch, tuple(samples.tolist())) == rows[steps]

@@ -1,0 +1,308 @@
+"""The command that trains: recipes, flags, errors, files, and several processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml  # type: ignore[import-untyped]
+from training import NUM_TRAIN, SMALL, metrics, train, write_data
+
+from mgs_dali.sampling import MotionGuided, Uniform
+from train.command_line import parse_command_line
+from train.recipe import RECIPES, Recipe, field_docs
+from train.tsm import main
+
+KEYS = ["epoch", "train/loss", "val/top1", "val/top5", "val/mean_class", "time/clips_per_s", "time/data_wait_share"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path) -> tuple[str, str]:
+    """Two epochs with the CPU loader, in ``data/run``."""
+    return train(data, *SMALL, "--loader", "cpu", "--epochs", "2", "--out", "run")
+
+
+@pytest.fixture
+def train_here(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Run the command in this process, which saves the seconds of a start; its exit code."""
+
+    def run(*flags: str) -> int:
+        monkeypatch.chdir(data)
+        monkeypatch.setattr("sys.argv", ["train.tsm", "--loader", "cpu", "--device", "cpu", *flags])
+        return main()
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield run
+    torch.set_num_threads(num_threads)
+
+
+# --- recipes and flags ----------------------------------------------------------------------------------------------
+
+
+def write_recipe(folder: Path, text: str) -> list[str]:
+    (folder / "my.yaml").write_text(text)
+    return ["--recipe", str(folder / "my.yaml")]
+
+
+@pytest.mark.parametrize("name", [file.stem for file in RECIPES.glob("*.yaml")])
+def test_every_recipe_can_be_read(name: str) -> None:
+    values = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    _, recipe, _ = parse_command_line(["--recipe", name])
+    for key, value in values.items():
+        found = getattr(recipe, key)
+        assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+def test_flags_go_before_the_file_wherever_they_stand(tmp_path: Path) -> None:
+    flags = write_recipe(tmp_path, "lr: 1e-3\nepochs: 7\nsampler: uniform\nlr_steps: [2, 4]\n")
+    for arguments in (["--epochs", "9", *flags], [*flags, "--epochs", "9"]):
+        _, recipe, _ = parse_command_line(arguments)
+        assert (recipe.lr, recipe.epochs, recipe.lr_steps) == (0.001, 9, (2, 4))
+        assert recipe.momentum == Recipe().momentum
+        assert recipe.frame_sampler == Uniform(8)
+
+
+def test_a_recipe_survives_its_own_file(tmp_path: Path) -> None:
+    recipe = Recipe(flip_label_map={3: 4}, flip_probability=0.5, grad_clip=None, lr_steps=(1, 2), lr=3e-5, epochs=3)
+    _, again, _ = parse_command_line(write_recipe(tmp_path, recipe.to_yaml()))
+    assert again == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3\n", r"my\.yaml: unknown key 'epoch'. Did you mean epochs\? Allowed: train_list, "),
+        ("epochs: many\n", r"my\.yaml: epochs must be int, found many"),
+        ("sampler: random\n", r"my\.yaml: sampler must be one of 'motion', 'uniform', found random"),
+        ("num_workers: 1.5\n", r"my\.yaml: num_workers must be int \| null, found 1\.5"),
+        ("dropout: 1.0\n", r"my\.yaml, with the flags given: dropout \(1\.0\) must be at least 0 and below 1"),
+        ("mu: -1\n", r"my\.yaml, with the flags given: mu must be a finite number of at least 0"),
+        ("[1, 2\n", r"my\.yaml: cannot be read as YAML: .*line 1"),
+        ("- 3\n", r"my\.yaml: expected lines such as 'epochs: 50', found list"),
+    ],
+)
+def test_teaches_what_is_wrong_with_a_recipe(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        parse_command_line(write_recipe(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--recipe", "demi"], r"--recipe demi: no recipe of that name\. Did you mean demo\? Allowed: .*demo.*\.yaml"),
+        (["--recipe", "gone.yaml"], r"--recipe gone\.yaml: no such file"),
+        (["--epoch", "3"], r"unrecognized arguments: --epoch 3\. Did you mean --epochs\?"),
+        (["--epochs", "x"], r"epochs must be int, found x"),
+        (["--epochs", "0"], r"epochs \(0\) must be a whole number of at least 1"),
+        (["--lr"], r"--lr: expected one argument"),
+        (["--loader", "gpu"], r"loader must be one of 'dali', 'cpu', found gpu"),
+        (["--loader", "cpu", "--route", "host"], r"--route host is for --loader dali"),
+        (["--resume", "auto"], r"--resume auto needs --out"),
+        (["--resume", "gone.ckpt"], r"gone\.ckpt: no such checkpoint"),
+        (["--eval", "a.ckpt", "--resume", "b.ckpt"], r"--eval and --resume exclude each other"),
+        (["--lr-steps", "[4, 2]"], r"lr_steps \(\[4, 2\]\) must be numbers of epochs"),
+        (["--flip-label-map", "{0: 1}"], r"flip_label_map is given but flip_probability is 0"),
+    ],
+)
+def test_teaches_what_is_wrong_with_flags(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_command_line(flags)
+
+
+def test_every_field_says_what_it_is() -> None:
+    assert list(field_docs(Recipe)) == [field.name for field in dataclasses.fields(Recipe)]
+
+
+def test_learning_rate_steps_after_a_warm_up() -> None:
+    recipe = Recipe(epochs=50, schedule="step", lr_steps=(20, 40), lr_gamma=0.1, warmup_epochs=5)
+    at = {0: 0.1, 2.5: 0.55, 5: 1.0, 19.9: 1.0, 20: 0.1, 39.9: 0.1, 40: 0.01, 49.9: 0.01}
+    assert [recipe.lr_factor(epoch) for epoch in at] == pytest.approx(list(at.values()))
+
+
+def test_learning_rate_follows_half_a_cosine() -> None:
+    recipe = Recipe(epochs=12, schedule="cosine", warmup_epochs=2)
+    at = {0: 0.1, 2: 1.0, 4.5: 0.5 + 0.5 * 0.5**0.5, 7: 0.5, 12: 0.0}
+    assert [recipe.lr_factor(epoch) for epoch in at] == pytest.approx(list(at.values()))
+    shorter = dataclasses.replace(recipe, epochs=1)  # a run may end within its warm-up
+    assert [shorter.lr_factor(epoch) for epoch in (0, 0.5, 1)] == pytest.approx([0.1, 0.325, 0.55])
+    just = dataclasses.replace(recipe, epochs=2)
+    assert [just.lr_factor(epoch) for epoch in (1, 2)] == pytest.approx([0.55, 0.0])
+
+
+def test_motion_parameters_reach_the_sampler() -> None:
+    _, recipe, _ = parse_command_line(["--mu", "0.7", "--floor", "0.1", "--pick", "inverse", "--num-segments", "4"])
+    assert recipe.frame_sampler == MotionGuided(4, mu=0.7, floor=0.1, pick="inverse")
+
+
+# --- trainings ------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_leaves_its_files_and_ends_with_the_best(data: Path, trained: tuple[str, str]) -> None:
+    stdout, stderr = trained
+    lines = metrics(data / "run")
+    assert [list(line) for line in lines] == [KEYS, KEYS]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert all(0 <= line[key] <= 1 for line in lines for key in KEYS if key.startswith("val/"))
+    assert all(line["val/top5"] == 1 for line in lines)  # three classes
+    assert all(0 <= line["time/data_wait_share"] <= 1 < line["time/clips_per_s"] for line in lines)
+    best = max(lines, key=lambda line: line["val/top1"])
+    assert stdout.splitlines()[-1] == f"best val/top1 {best['val/top1']:.4f} (epoch {best['epoch']})"
+    names = {file.name for file in (data / "run").iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "last.ckpt", "best.ckpt"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if name.endswith(".part")]
+    assert "route cpu (PyAV and torchvision in 1 worker processes)" in stderr
+    assert "14 to train on, 5 to validate on, 3 classes" in stderr
+    assert "precision 32-true (on the CPU)" in stderr
+
+
+def test_the_resolved_recipe_is_one(data: Path, trained: tuple[str, str]) -> None:
+    assert trained
+    _, recipe, _ = parse_command_line(["--recipe", str(data / "run" / "config.yaml")])
+    assert (recipe.num_classes, recipe.epochs, recipe.train_list) == (3, 2, "train.txt")
+
+
+def test_a_run_is_not_written_over(
+    data: Path, trained: tuple[str, str], train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained
+    before = metrics(data / "run")
+    assert train_here(*SMALL, "--epochs", "2", "--out", "run") == 2
+    assert "error: --out run holds a run already" in capsys.readouterr().err
+    assert metrics(data / "run") == before
+
+
+def test_validates_a_checkpoint_with_its_own_recipe(
+    trained: tuple[str, str], train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_here("--eval", "run/best.ckpt") == 0
+    line = capsys.readouterr().out
+    found = re.fullmatch(r"(val/top1 \d\.\d{4}), val/top5 1\.0000, val/mean_class \d\.\d{4}\n", line)
+    assert found
+    assert found[1] in trained[0].splitlines()[-1]
+
+
+def test_a_run_that_is_done_says_so_again(
+    trained: tuple[str, str], train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], data: Path
+) -> None:
+    before = metrics(data / "run")
+    assert train_here("--out", "run", "--resume", "auto") == 0
+    assert capsys.readouterr().out == trained[0]
+    assert metrics(data / "run") == before
+
+
+def test_refuses_to_go_on_with_another_recipe(
+    trained: tuple[str, str], train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained
+    assert train_here("--resume", "run/last.ckpt", "--lr", "7.0") == 2
+    assert "run/last.ckpt is of another recipe: lr (0.01 there, 7.0 here)" in capsys.readouterr().err
+
+
+def test_teaches_when_a_checkpoint_does_not_fit(
+    trained: tuple[str, str], train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained
+    assert train_here("--eval", "run/last.ckpt", "--depth", "18") == 2
+    assert "error: the checkpoint does not fit a ResNet-18 for 3 classes" in capsys.readouterr().err
+
+
+def test_teaches_when_a_loss_is_not_a_number(
+    tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--epochs", "2", "--lr", "1e30", "--grad-clip", "null", "--out", str(tmp_path / "run")]
+    assert train_here(*SMALL, *flags) == 2
+    assert "training diverged. Lower --lr (now 1e+30)" in capsys.readouterr().err
+
+
+def test_teaches_that_both_lists_are_needed(
+    train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert train_here("--train-list", "train.txt", "--root", "videos", "--out", str(tmp_path / "run")) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --val-list is missing.")
+
+
+def test_validates_now_and_then(tmp_path: Path, train_here: Callable[..., int]) -> None:
+    flags = ["--epochs", "3", "--validate-every", "2", "--out", str(tmp_path / "run")]
+    assert train_here(*SMALL, *flags) == 0
+    assert [line["val/top1"] is None for line in metrics(tmp_path / "run")] == [True, False, False]
+
+
+def test_a_bad_video_ends_the_training_with_one_line(
+    data: Path, tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.txt").write_text("0.avi 0\n1.avi 1\nbroken.avi 2\n")
+    (data / "videos" / "broken.avi").write_bytes(b"no video")
+    assert train_here(*SMALL, "--train-list", str(tmp_path / "train.txt"), "--out", str(tmp_path / "run")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"error: videos/broken\.avi \(.*train\.txt, line 3\): cannot be opened as a video", last)
+
+
+def test_trains_on_several_labels_a_clip(
+    tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, videos in (("train", range(6)), ("val", range(6, 12))):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{i}.avi {i % 3} {(i + 1) % 3}\n" for i in videos))
+    lists = ["--train-list", str(tmp_path / "train.txt"), "--val-list", str(tmp_path / "val.txt")]
+    more = ["--multi-label", "true", "--num-classes", "3", "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert train_here(*SMALL, *lists, *more) == 0
+    (line,) = metrics(tmp_path / "run")
+    assert capsys.readouterr().out.splitlines()[-1] == f"best val/map {line['val/map']:.4f} (epoch 1)"
+    assert line["train/loss"] == pytest.approx(0.693, abs=0.1)  # ln 2: nothing is learned yet
+
+
+def test_trains_with_dali(data: Path, tmp_path: Path, trained: tuple[str, str]) -> None:
+    pytest.importorskip("nvidia.dali")
+    out = tmp_path / "run"
+    stdout, stderr = train(data, *SMALL, "--epochs", "2", "--out", str(out))
+    assert "route host (" in stderr
+    assert [list(line) for line in metrics(out)] == [KEYS, KEYS]
+    assert stdout.splitlines()[-1].startswith("best val/top1 ")
+    # The same clips but for the rounding of pixels, hence nearly the same loss as long as the weights are the same.
+    assert trained
+    first = [lines[0]["train/loss"] for lines in (metrics(out), metrics(data / "run"))]
+    assert first[0] == pytest.approx(first[1], rel=0.05)
+
+
+def test_says_what_to_do_without_dali(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "nvidia").mkdir()
+    (tmp_path / "nvidia" / "__init__.py").write_text("raise ImportError('not here')\n")
+    program = tmp_path / "without_dali.py"  # its folder comes first on sys.path
+    program.write_text("import runpy, sys\nrunpy.run_module(sys.argv.pop(1), run_name='__main__')\n")
+    launcher = (str(program),)
+    _, stderr = train(data, *SMALL, "--out", str(tmp_path / "run"), launcher=launcher, code=2)
+    last = stderr.splitlines()[-1]
+    assert re.match(r"error: NVIDIA DALI is not installed.*mgs-dali\[cuda130\].*--loader cpu\.$", last)
+
+
+@pytest.mark.slow
+def test_processes_share_an_epoch_and_count_clips_once(data: Path, tmp_path: Path, trained: tuple[str, str]) -> None:
+    assert trained
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    # Validation does not depend on how clips are spread; 5 clips in batches of 2 x 3 leave one place to fill up.
+    one, _ = train(data, "--loader", "cpu", "--device", "cpu", "--eval", "run/last.ckpt")
+    two, _ = train(data, "--loader", "cpu", "--device", "cpu", "--eval", "run/last.ckpt", launcher=launcher)
+    assert one == two
+
+    out = tmp_path / "run"
+    stdout, stderr = train(data, *SMALL, "--loader", "cpu", "--epochs", "2", "--out", str(out), launcher=launcher)
+    assert "3 clips in each of 2 processes, 3 steps an epoch" in stderr
+    assert [list(line) for line in metrics(out)] == [KEYS, KEYS]
+    assert stdout.splitlines()[-1].startswith("best val/top1 ")
+    checkpoint: dict[str, Any] = torch.load(out / "last.ckpt", weights_only=True)
+    assert checkpoint["loader"] == {"epoch": 2, "iteration": 0}
+    assert checkpoint["schedule"]["last_epoch"] == 2 * -(-NUM_TRAIN // 6)

@@ -1,0 +1,246 @@
+"""What a run is made of, from its recipe: Fabric, data, loaders, the model with its optimizer, the folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from mgs_dali.annotations import Clips, read_annotations
+from mgs_dali.demo import make_demo
+from mgs_dali.loader import ClipLoader
+from models.tsm import TSM, parameter_groups
+
+from .checkpoint import Checkpoint
+from .command_line import Options
+from .cpu_loader import CpuLoader
+from .logs import log, set_up_logging
+from .loop import Loader, Run
+from .recipe import Recipe
+
+__all__ = [
+    "build_model",
+    "make_loader",
+    "read_data",
+    "read_val_data",
+    "run_folder",
+    "say_what_runs",
+    "snapshot",
+    "start_fabric",
+    "start_run",
+]
+
+DEMO_FOLDER = Path("data/demo")
+"""Where the demo set is made, under the working folder."""
+
+
+def start_fabric(options: Options, recipe: Recipe) -> Fabric:
+    """Device, processes and precision. Several processes are torchrun's to start."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch finds no CUDA device here. Use --device cpu or auto; see nvidia-smi.")
+    on_gpu = options.device != "cpu" and torch.cuda.is_available()
+    num_devices = num_nodes = 1
+    if TorchElasticEnvironment.detect():
+        num_devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        num_nodes = int(os.environ["WORLD_SIZE"]) // num_devices
+    if on_gpu and num_devices > torch.cuda.device_count():
+        raise ValueError(
+            f"torchrun --nproc-per-node {num_devices}: there are {torch.cuda.device_count()} GPUs here, and each "
+            "process trains on its own. Start as many processes as GPUs, or train with --device cpu."
+        )
+    precision, why = recipe.precision, "asked for"
+    if precision == "auto":
+        has_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if has_bfloat16 else "32-true"
+        why = "the GPU computes in bfloat16" if has_bfloat16 else "the GPU has no bfloat16" if on_gpu else "on the CPU"
+    fabric = Fabric(
+        accelerator="cuda" if on_gpu else "cpu", devices=num_devices, num_nodes=num_nodes, precision=precision
+    )
+    fabric.launch()
+    set_up_logging(shown=fabric.is_global_zero)
+    if on_gpu:
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
+    device = torch.cuda.get_device_name(fabric.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    log.info("device: %s x %d; precision %s (%s)", device, fabric.world_size, precision, why)
+    return fabric
+
+
+def read_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips, Clips]:
+    """The training and the validation clips, and the recipe with what the lists told."""
+    recipe = _with_demo(fabric, recipe)
+    if recipe.train_list is None or recipe.val_list is None:
+        missing = "--train-list" if recipe.train_list is None else "--val-list"
+        raise ValueError(f"{missing} is missing. A training needs both lists; without any, it uses the demo set.")
+    train_clips = _read_list(recipe, recipe.train_list)
+    recipe = replace(recipe, num_classes=train_clips.num_classes)
+    val_clips = _read_list(recipe, recipe.val_list)
+    if train_clips.class_names != val_clips.class_names and train_clips.class_names and val_clips.class_names:
+        differing = sorted(set(train_clips.class_names) ^ set(val_clips.class_names))
+        raise ValueError(
+            f"{train_clips.list_file} and {val_clips.list_file} have other classes, or another order of them "
+            f"(in one only: {', '.join(differing[:5]) or 'none'}). Both must number the same classes alike."
+        )
+    return recipe, train_clips, val_clips
+
+
+def read_val_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips]:
+    """The validation clips alone, and the recipe with the demo's lists where there were none."""
+    recipe = _with_demo(fabric, recipe)
+    if recipe.val_list is None:
+        raise ValueError("--val-list is missing. Give the list of the clips to validate on.")
+    return recipe, _read_list(recipe, recipe.val_list)
+
+
+def _with_demo(fabric: Fabric, recipe: Recipe) -> Recipe:
+    if recipe.train_list is not None or recipe.val_list is not None:
+        return recipe
+    if fabric.is_global_zero:
+        log.info("no lists given: training on the demo set in %s", DEMO_FOLDER)
+        make_demo(DEMO_FOLDER)
+    fabric.barrier()
+    demo = make_demo(DEMO_FOLDER, progress=False)  # made already: only its paths
+    return replace(
+        recipe,
+        train_list=str(demo.train_list),
+        val_list=str(demo.val_list),
+        root=str(demo.root),
+        class_names=str(demo.class_names),
+    )
+
+
+def _read_list(recipe: Recipe, file: str | None) -> Clips:
+    assert file is not None
+    return read_annotations(
+        file,
+        root=recipe.root,
+        num_classes=recipe.num_classes,
+        multi_label=recipe.multi_label,
+        class_names=recipe.class_names,
+    )
+
+
+def make_loader(
+    fabric: Fabric, options: Options, recipe: Recipe, clips: Clips, *, training: bool
+) -> ClipLoader | CpuLoader:
+    """The loader of this process."""
+    common: dict[str, Any] = {
+        "sampler": recipe.frame_sampler,
+        "batch_size": recipe.batch_size,
+        "training": training,
+        "size": recipe.size,
+        "seed": recipe.seed,
+        "num_workers": recipe.num_workers,
+        "rank": fabric.global_rank,
+        "world_size": fabric.world_size,
+        "flip_probability": recipe.flip_probability,
+        "flip_label_map": recipe.flip_label_map,
+    }
+    if options.loader == "cpu":
+        return CpuLoader(clips, **common)
+    try:
+        return ClipLoader(clips, **common, route=options.route or "auto", device=fabric.device.type)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error} Or train without DALI: --loader cpu.") from None
+
+
+def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
+    """The model, with the weights of the checkpoint or those that the recipe starts from."""
+    assert recipe.num_classes is not None
+    model = TSM(
+        recipe.num_classes,
+        recipe.num_segments,
+        depth=recipe.depth,
+        dropout=recipe.dropout,
+        weights=None if checkpoint else recipe.weights,
+    )
+    if checkpoint:
+        try:
+            model.load_state_dict(checkpoint["model"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"the checkpoint does not fit a ResNet-{recipe.depth} for {recipe.num_classes} classes: "
+                f"{' '.join(str(error).split())[:300]}. Leave out --recipe, --depth and --num-classes to take its own."
+            ) from None
+    return model
+
+
+def start_run(fabric: Fabric, recipe: Recipe, loader: Loader, checkpoint: Checkpoint | None) -> Run:
+    """Model, optimizer and schedule, new or where the checkpoint left them, and the loader at the same place."""
+    torch.manual_seed(recipe.seed)
+    model = build_model(recipe, checkpoint).to(memory_format=torch.channels_last)  # faster on GPU and CPU
+    groups = parameter_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.SGD([group for group in groups if group["params"]], lr=recipe.lr, momentum=recipe.momentum)
+    num_steps = len(loader)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.lr_factor(step / num_steps))
+    fabric_model, fabric_optimizer = fabric.setup(model, optimizer)
+    loss_sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
+    run = Run(fabric_model, fabric_optimizer, schedule, loader, loss_sums)
+    if checkpoint:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        schedule.load_state_dict(checkpoint["schedule"])
+        loader.load_state_dict(checkpoint["loader"])
+        run.loss_sums = checkpoint["loss_sums"].to(fabric.device)
+        run.best = checkpoint["best"]
+    return run
+
+
+def snapshot(fabric: Fabric, recipe: Recipe, run: Run) -> Checkpoint:
+    """The run as it stands now."""
+    return {
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "schedule": run.schedule.state_dict(),
+        "loader": run.loader.state_dict(),
+        "loss_sums": run.loss_sums,
+        "best": run.best,
+        "recipe": asdict(recipe),
+        "world_size": fabric.world_size,
+    }
+
+
+def run_folder(options: Options) -> Path:
+    """Where the run's files go: what was asked for, the folder of the checkpoint, or a new one in runs/.
+
+    Raises:
+        ValueError: the folder holds another run.
+    """
+    source = options.checkpoint_file
+    if options.out is None and source is None:
+        name = Path(options.recipe or "demo").stem
+        candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
+        return next(folder for folder in candidates if not folder.exists())
+    out = Path(options.out) if options.out is not None else source.parent if source is not None else Path()
+    if (out / "last.ckpt").exists() and (source is None or source.parent.resolve() != out.resolve()):
+        raise ValueError(f"--out {out} holds a run already. Go on with it (--resume auto), or choose another folder.")
+    return out
+
+
+def say_what_runs(fabric: Fabric, recipe: Recipe, loader: Loader, train_clips: Clips, val_clips: Clips) -> None:
+    """Log what is about to be trained, on what, and how it is loaded."""
+    log.info(
+        "clips: %d to train on, %d to validate on, %d classes",
+        len(train_clips),
+        len(val_clips),
+        train_clips.num_classes,
+    )
+    log.info("loader: route %s (%s)", loader.route, loader.route_reason)
+    log.info(
+        "model: TSM, ResNet-%d, %d frames of %d x %d pixels, sampler %s",
+        recipe.depth,
+        recipe.num_segments,
+        recipe.size,
+        recipe.size,
+        recipe.sampler,
+    )
+    log.info(
+        "batch: %d clips in each of %d processes, %d steps an epoch, %d epochs",
+        recipe.batch_size,
+        fabric.world_size,
+        len(loader),
+        recipe.epochs,
+    )

@@ -1,0 +1,203 @@
+"""Clips without DALI: a plain ``torch.utils.data.DataLoader`` over PyAV and torchvision.
+
+What people do today, and what the DALI loader is measured against. For the same seed it gives the same samples, frames,
+crops and flips as :class:`mgs_dali.ClipLoader`; pixels differ by the rounding of the two resizes.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from mgs_dali.annotations import Clips
+from mgs_dali.loader import ClipBatch, Position, default_num_workers
+from mgs_dali.sampling import MotionGuided, Uniform
+from mgs_dali.source import Plan, load_clip
+
+__all__ = ["CpuLoader"]
+
+IMAGENET_MEAN = [0.485, 0.456, 0.406]
+IMAGENET_STD = [0.229, 0.224, 0.225]
+
+_Item = tuple[int, int]  # epoch, sample
+_Row = tuple[torch.Tensor, np.ndarray, bool]  # clip, frames, flip
+_Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, stacked
+
+
+class CpuLoader:
+    """Batches of clips, decoded and resized by worker processes.
+
+    Iterates and resumes like :class:`mgs_dali.ClipLoader`.
+
+    Args:
+        clips: the annotation table, from :func:`mgs_dali.read_annotations`.
+        sampler: how frames are chosen: ``MotionGuided(...)`` or ``Uniform(...)``.
+        batch_size: clips in a batch of this process.
+        training: shuffle, and draw frames, crops and flips at random. Otherwise list order, the centre of each segment,
+            and centre crops.
+        size: side of the square clips in pixels.
+        seed: of order and draws.
+        num_workers: worker processes; one a CPU core by default, 8 at most. 0 loads in this process.
+        rank, world_size: of this process among those that share the data set.
+        flip_probability: of mirroring a training clip, left to right.
+        flip_label_map: labels that change when a clip is mirrored, from the label to its mirrored one.
+
+    Raises:
+        ValueError: an argument is not allowed. While iterating: a video that cannot be read or decoded, with its path
+            and line of the list.
+    """
+
+    route = "cpu"
+
+    def __init__(
+        self,
+        clips: Clips,
+        *,
+        sampler: MotionGuided | Uniform,
+        batch_size: int,
+        training: bool,
+        size: int = 224,
+        seed: int = 0,
+        num_workers: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        flip_probability: float = 0.0,
+        flip_label_map: Mapping[int, int] | None = None,
+    ) -> None:
+        self.plan = Plan(
+            clips,
+            sampler,
+            batch_size,
+            training,
+            size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            flip_probability=flip_probability,
+            flip_label_map=flip_label_map,
+        )
+        self.num_workers = default_num_workers() if num_workers is None else num_workers
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers ({num_workers}) must be at least 0; 0 loads in the process that trains.")
+        where = f"{self.num_workers} worker processes" if self.num_workers else "this process"
+        self.route_reason = f"PyAV and torchvision in {where}"
+        self._position = Position(num_batches=self.plan.num_batches)
+        self._order = _BatchOrder(self.plan, self._position)
+        self._batches: DataLoader[_Row | str] | None = None
+
+    def __len__(self) -> int:
+        """Batches an epoch. The last one is filled up from the epoch's start, marked in ``valid``."""
+        return self.plan.num_batches
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        """The batches of one epoch, or what is left of it after :meth:`load_state_dict`."""
+        position = self._position
+        position.begin()
+        if self._batches is None:
+            self._batches = self._start()
+        for columns in self._batches:
+            if isinstance(columns, str):
+                raise ValueError(columns)
+            samples, valid = self.plan.batch(position.epoch, position.iteration)
+            clips, frames, flips = columns
+            position.iteration += 1
+            yield ClipBatch(
+                clips=clips,
+                labels=torch.from_numpy(self.plan.labels(samples, flips.numpy())),
+                frames=frames,
+                samples=torch.from_numpy(samples),
+                valid=torch.from_numpy(valid),
+            )
+        position.end()
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the loader stands: ``{"epoch": e, "iteration": batches given in it}``."""
+        return self._position.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from a position: the next iteration gives the rest of that epoch.
+
+        Raises:
+            ValueError: the state is not one of :meth:`state_dict`, or lies beyond the epoch's end.
+        """
+        self._position.load_state_dict(state)
+
+    def close(self) -> None:
+        """End the worker processes. Iterating again starts new ones."""
+        self._batches = None  # PyTorch ends its workers with the DataLoader
+
+    def __enter__(self) -> CpuLoader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _start(self) -> DataLoader[_Row | str]:
+        return DataLoader(
+            _ClipDataset(self.plan),
+            batch_sampler=self._order,
+            num_workers=self.num_workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_prepare_worker,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+@dataclass(frozen=True)
+class _BatchOrder:
+    """What is left of an epoch as lists of (epoch, sample), for DataLoader's ``batch_sampler``."""
+
+    plan: Plan
+    position: Position
+
+    def __len__(self) -> int:
+        return self.plan.num_batches
+
+    def __iter__(self) -> Iterator[list[_Item]]:
+        epoch = self.position.epoch
+        for iteration in range(self.position.iteration, len(self)):
+            yield [(epoch, sample) for sample in self.plan.batch(epoch, iteration)[0].tolist()]
+
+
+@dataclass(frozen=True)
+class _ClipDataset(Dataset[_Row | str]):
+    plan: Plan
+
+    def __getitem__(self, item: _Item) -> _Row | str:
+        epoch, sample = item
+        plan, draws = self.plan, self.plan.draws(epoch, sample)
+        try:
+            pixels, frames = load_clip(plan.clips.file(sample), draws, sampler=plan.sampler, name=plan.name(sample))
+        except ValueError as error:
+            return str(error)  # as data: DataLoader would wrap an exception in its own text and a traceback
+        clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (T, 3, height, width)
+        clip = transforms.resize(clip, [plan.size, plan.size], InterpolationMode.BILINEAR, antialias=True)
+        if draws.flip:
+            clip = transforms.horizontal_flip(clip)
+        clip = transforms.to_dtype(clip, torch.float32, scale=True)
+        return transforms.normalize(clip, IMAGENET_MEAN, IMAGENET_STD), frames, draws.flip
+
+
+def _collate(rows: list[_Row | str]) -> _Batch | str:
+    """Rows as a batch, or the first error among them."""
+    clips, frames, flips = [], [], []
+    for row in rows:
+        if isinstance(row, str):
+            return row
+        clips.append(row[0])
+        frames.append(row[1])
+        flips.append(row[2])
+    return torch.stack(clips).contiguous(), torch.from_numpy(np.stack(frames)), torch.tensor(flips)
+
+
+def _prepare_worker(_worker: int) -> None:
+    torch.set_num_threads(1)  # the workers share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains; it ends its workers

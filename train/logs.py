@@ -1,0 +1,90 @@
+"""What a run tells: log lines, and the metrics in its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric import Fabric
+from torch.utils.tensorboard import SummaryWriter
+
+from .recipe import Recipe
+
+__all__ = ["Metrics", "log", "open_log", "read_metrics", "say_how_to_go_on", "set_up_logging"]
+
+log = logging.getLogger("train")
+
+Metrics = dict[str, Any]
+
+
+def set_up_logging(*, shown: bool) -> None:
+    """Log to stderr; where not ``shown`` (all processes but the first) only warnings."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log.setLevel(logging.INFO if shown else logging.WARNING)
+
+
+def command() -> str:
+    """The command line of this process, to be typed again."""
+    return shlex.join(["python", "-m", "train.tsm", *sys.argv[1:]])
+
+
+@contextmanager
+def open_log(fabric: Fabric, out: Path, recipe: Recipe, *, num_epochs_done: int) -> Iterator[Callable[[Metrics], None]]:
+    """Open the folder of a run and give what an epoch's metrics are told to: the log, metrics.jsonl and TensorBoard.
+
+    What the folder holds of epochs after ``num_epochs_done`` is dropped: they come again.
+    """
+    if not fabric.is_global_zero:
+        yield lambda _metrics: None
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    log.info("files: %s", out)
+    (out / "config.yaml").write_text(f"# {command()}\n{recipe.to_yaml()}", encoding="utf-8")
+    file = out / "metrics.jsonl"
+    part = out / "metrics.jsonl.part"
+    part.write_text("".join(_json_line(line) for line in read_metrics(file) if line["epoch"] <= num_epochs_done))
+    os.replace(part, file)
+
+    def write(metrics: Metrics) -> None:
+        with file.open("a") as stream:
+            stream.write(_json_line(metrics))
+        measured = {name: value for name, value in metrics.items() if name != "epoch" and value is not None}
+        for name, value in measured.items():
+            board.add_scalar(name, value, metrics["epoch"])
+        board.flush()
+        text = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
+        log.info("epoch %d/%d: %s", metrics["epoch"], recipe.epochs, text)
+
+    with SummaryWriter(str(out), purge_step=num_epochs_done + 1) as board:
+        yield write
+
+
+@contextmanager
+def say_how_to_go_on(fabric: Fabric, loader: str, out: Path) -> Iterator[None]:
+    """On Ctrl-C, say in one line how to go on with the run in this folder."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if fabric.is_global_zero:
+            saved = (out / "last.ckpt").is_file()
+            again = f"Go on with: python -m train.tsm --loader {loader} --out {shlex.quote(str(out))} --resume auto"
+            print(f"\nStopped. {again if saved else 'No checkpoint was saved yet.'}", file=sys.stderr)
+        raise
+
+
+def read_metrics(file: Path) -> list[Metrics]:
+    """The lines of a metrics.jsonl; none where there is no such file. A last line that was cut off is left out."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _json_line(metrics: Metrics) -> str:
+    return json.dumps(metrics) + "\n"
