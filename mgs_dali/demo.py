@@ -14,6 +14,7 @@ import io
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ def make_demo(
     with ThreadPoolExecutor(min(num_workers, 16)) as pool:
         for _ in tqdm(
             pool.map(make, missing), "demo videos", len(all_videos), initial=len(all_videos) - len(missing),
-            unit="video", disable=not progress,
+            unit="video", disable=not progress, mininterval=0.1 if sys.stderr.isatty() else 10,
         ):  # fmt: skip
             pass
     for file, text in texts.items():

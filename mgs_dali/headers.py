@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["CLEAN", "LEADING", "NOWHERE", "Doubt", "Picture", "Reader", "joinable_hevc", "reader_for"]
+__all__ = ["CLEAN", "LEADING", "NOWHERE", "Doubt", "Picture", "Reader", "joinable", "reader_for"]
 
 NOWHERE, LEADING, CLEAN = range(3)
 """Whether decoding can start at a packet: no; yes, but pictures after it that are shown before it may need earlier
@@ -218,9 +218,9 @@ class _H264(Reader):
         self._pictures: dict[int, tuple[int, bool]] = {}
         self._settings = _Settings()
         self._order = _OrderCount()
-        self._length_size = 0
+        self.length_size = 0
         if extradata[:1] == b"\1" and len(extradata) >= 7:  # avcC (ISO/IEC 14496-15, clause 5.3.3.1)
-            self._length_size = (extradata[4] & 3) + 1
+            self.length_size = (extradata[4] & 3) + 1
             units, place = list[Data](), 5
             for mask in (31, 255):
                 count, place = extradata[place] & mask, place + 1
@@ -285,7 +285,7 @@ class _H264(Reader):
         recovers = False
         settings, slices = [], []
         num_pictures = 0
-        for unit in _units(data, self._length_size):
+        for unit in _units(data, self.length_size):
             kind = unit[0] & 31
             if kind in (1, 5):
                 slices.append(unit)
@@ -350,7 +350,7 @@ class _H264(Reader):
         return order + min(max(bits.signed(), -_FARTHEST_FIELD), 0) if has_lower else order
 
 
-_BLA_WITHOUT_LEADING = 18
+_BLA_WITHOUT_LEADING, _CRA = 18, 21
 
 
 class _Hevc(Reader):
@@ -467,16 +467,25 @@ class _Hevc(Reader):
         return Picture(True, is_sub_layer_reference, access, order)
 
 
-def joinable_hevc(packet: bytes, extradata: bytes) -> bytes:
-    """A packet of a CRA picture as one of a BLA picture: it starts a sequence of its own, whatever came before.
+def joinable(packet: bytes, *, codec: str, extradata: bytes) -> bytes:
+    """The packet of a CLEAN access point so that it can follow any other packet.
 
-    The two differ by name only (clause 7.4.2.2): their slices have the same syntax. Other packets stay as they are.
+    H.264 gets an access unit delimiter: without one, two IDR pictures in a row may look like slices of one. A CRA
+    picture of HEVC becomes a BLA picture, which starts a sequence of its own; the two differ by name only (clause
+    7.4.2.2), their slices have the same syntax. Packets of other codecs stay as they are.
     """
-    length_size = _Hevc(extradata).length_size
+    if codec == "h264":
+        length_size = _H264(extradata).length_size
+        delimiter = b"\x09\xf0"
+        if next(iter(_units(packet, length_size)))[0] & 31 == 9:
+            return packet
+        return (len(delimiter).to_bytes(length_size, "big") if length_size else b"\0\0\0\1") + delimiter + packet
+    if codec != "hevc":
+        return packet
     renamed, place = bytearray(packet), 0
-    for unit in _units(packet, length_size):
-        place = packet.index(bytes(unit), place)
-        if unit[0] >> 1 & 63 == 21:
+    for unit in map(bytes, _units(packet, _Hevc(extradata).length_size)):
+        place = packet.index(unit, place)
+        if unit[0] >> 1 & 63 == _CRA:
             renamed[place] = unit[0] & 0x81 | _BLA_WITHOUT_LEADING << 1
         place += len(unit)
     return bytes(renamed)

@@ -378,7 +378,7 @@ def _choose_route(
         torch.cuda.synchronize(device)  # the driver's library answers within a CUDA context
         try:
             refusal = partial(nvdec.refusal, limits=nvdec.read_limits())
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             if route == "auto":
                 return "host", f"{error}", _refuse_nothing
             raise ValueError(f"route {route!r} needs NVDEC: {error}") from error

@@ -16,7 +16,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from .headers import CLEAN, LEADING, Doubt, Reader, joinable_hevc, reader_for
+from .headers import CLEAN, LEADING, Doubt, Reader, joinable, reader_for
 
 __all__ = [
     "Cut",
@@ -484,7 +484,7 @@ def cut(file: Path | bytes, picks: np.ndarray | Callable[[Scan], np.ndarray], *,
             relative = np.searchsorted(shown, table.order[table.frames[chosen]])
             try:
                 content = _copy(stream, kept or packets_again(file, name=name), table, rows, runs)
-            except av.error.FFmpegError as error:
+            except (av.error.FFmpegError, Doubt) as error:
                 reason = f"its packets cannot be copied ({ffmpeg_reason(error)})"
             else:
                 return Cut(content, relative, chosen, found, table.level, reason, len(rows))
@@ -499,7 +499,7 @@ def _copy(
     stream: VideoStream, packets: Iterable[Packet], table: PacketTable, rows: np.ndarray, runs: list[Run]
 ) -> bytes:
     """A Matroska file of the packets of runs, whose rows of the table these are."""
-    starts = {int(run.packets[0]) for run in runs}
+    starts = {int(run.packets[0]) for run in runs[1:]}
     shown = np.sort(table.order[rows[table.shows[rows]]])
     # A hidden frame comes half a frame before the one that is shown next.
     times = np.searchsorted(shown, table.order[rows]) * _FRAME_TICKS - np.where(table.shows[rows], 0, _FRAME_TICKS // 2)
@@ -518,8 +518,8 @@ def _copy(
             if index != row:
                 continue
             content = bytes(packet)
-            if row in starts and codec == "hevc":
-                content = joinable_hevc(content, stream.codec_context.extradata or b"")
+            if row in starts:
+                content = joinable(content, codec=codec, extradata=stream.codec_context.extradata or b"")
             copied = Packet(content)
             copied.pts, copied.dts, copied.time_base = time, decode_time, Fraction(1, 1000)
             copied.is_keyframe = bool(table.access[row])
@@ -529,6 +529,8 @@ def _copy(
             if following is None:
                 break
             row, time, decode_time = following
+        else:
+            raise Doubt("the file became shorter while it was read")
     return file.getvalue()
 
 

@@ -149,7 +149,9 @@ def _decode_runs(
         for row in [*run.packets.tolist(), None]:
             packet = None
             if row is not None:
-                packet = next(packet for index, packet in rows if index == row)
+                packet = next((packet for index, packet in rows if index == row), None)
+                if packet is None:
+                    raise _Surprise("the file became shorter while it was read")
                 # The decoder hands the timestamp on: this is how a frame is known, also where files have none.
                 packet.pts, packet.dts = row, None
             for frame in context.decode(packet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -53,11 +53,7 @@ def start_fabric(options: Options, recipe: Recipe) -> Fabric:
             f"torchrun --nproc-per-node {num_devices}: there are {torch.cuda.device_count()} GPUs here, and each "
             "process trains on its own. Start as many processes as GPUs, or train with --device cpu."
         )
-    precision, why = recipe.precision, "asked for"
-    if precision == "auto":
-        has_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16-mixed" if has_bfloat16 else "32-true"
-        why = "the GPU computes in bfloat16" if has_bfloat16 else "the GPU has no bfloat16" if on_gpu else "on the CPU"
+    precision, why = _precision(recipe, on_gpu=on_gpu)
     fabric = Fabric(
         accelerator="cuda" if on_gpu else "cpu", devices=num_devices, num_nodes=num_nodes, precision=precision
     )
@@ -68,6 +64,17 @@ def start_fabric(options: Options, recipe: Recipe) -> Fabric:
     device = torch.cuda.get_device_name(fabric.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     log.info("device: %s x %d; precision %s (%s)", device, fabric.world_size, precision, why)
     return fabric
+
+
+def _precision(recipe: Recipe, *, on_gpu: bool) -> tuple[Literal["32-true", "bf16-mixed"], str]:
+    """The precision to train in, and why."""
+    if recipe.precision != "auto":
+        return recipe.precision, "asked for"
+    if not on_gpu:
+        return "32-true", "on the CPU"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16-mixed", "the GPU computes in bfloat16"
+    return "32-true", "the GPU has no bfloat16"
 
 
 def read_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips, Clips]:
@@ -142,8 +149,17 @@ def make_loader(
     }
     if options.loader == "cpu":
         return CpuLoader(clips, **common)
+    on_gpu = fabric.device.type == "cuda"
     try:
-        return ClipLoader(clips, **common, route=options.route or "auto", device=fabric.device.type)
+        return ClipLoader(
+            clips,
+            **common,
+            route=options.route or "auto",
+            # Not fabric's own word: that the CPU was asked for allows --route gpu to run its graph there.
+            device="cpu" if options.device == "cpu" else "auto",
+            # Half the memory, and autocast converts to bfloat16 where it computes.
+            dtype=torch.float16 if on_gpu and _precision(recipe, on_gpu=on_gpu)[0] == "bf16-mixed" else torch.float32,
+        )
     except ModuleNotFoundError as error:
         raise ValueError(f"{error} Or train without DALI: --loader cpu.") from None
 
