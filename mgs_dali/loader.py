@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ROUTES", "ClipBatch", "ClipLoader", "Position", "default_num_workers"]
 
-ROUTES = ("gpu", "gpu-sparse", "host")
+ROUTES = ("gpu", "gpu-sparse", "host", "host-sparse")
 DECODER_THREADS = 8
 """Threads that decode on a GPU: one more than the seven NVDEC engines of an H100 or H200. Not yet measured."""
 
@@ -127,8 +127,9 @@ class ClipLoader:
         size: side of the square clips in pixels.
         seed: of order and draws.
         route: who decodes: "gpu" (NVDEC whole videos; motion, picks and crops on the GPU), "gpu-sparse" (NVDEC up to
-            the last chosen frame; uniform picks only), "host" (PyAV in worker processes), or "auto": the best that
-            works here, see :attr:`route` and :attr:`route_reason`. "auto" decodes videos that the GPU does not take on
+            the last chosen frame; uniform picks only), "host" (PyAV in worker processes, whole videos), "host-sparse"
+            (PyAV, only the packets that the picks depend on; uniform picks only), or "auto": the best that works here,
+            see :attr:`route` and :attr:`route_reason`. "auto" decodes videos that the GPU does not take on
             the CPU, within the same batches; a route asked for by name raises for them.
         device: where clips are resized and delivered: "cuda", "cpu", or "auto" (CUDA where PyTorch has it).
             ``route="gpu", device="cpu"`` runs the GPU's graph on the CPU, for VP8, VP9 and MJPEG videos.
@@ -322,8 +323,9 @@ class ClipLoader:
             # A process that has used CUDA must not fork.
             "py_start_method": "spawn" if on_gpu or torch.cuda.is_initialized() else "fork",
         }
-        if self.route == "host":
-            pipeline = decoded_clips(HostSource(plan, start=(epoch, iteration)), **common)
+        if self.route.startswith("host"):
+            host_source = HostSource(plan, start=(epoch, iteration), sparse=self.route == "host-sparse")
+            pipeline = decoded_clips(host_source, **common)
         else:
             source = EncodedSource(
                 plan,
@@ -369,21 +371,23 @@ def _choose_route(
     if route not in ("auto", *ROUTES):
         allowed = ", ".join(map(repr, ("auto", *ROUTES)))
         raise ValueError(f"route ({route!r}) must be one of {allowed}.")
-    if route == "gpu-sparse" and not isinstance(sampler, Uniform):
+    uniform = isinstance(sampler, Uniform)
+    if route in ("gpu-sparse", "host-sparse") and not uniform:
         raise ValueError(
-            "route 'gpu-sparse' decodes chosen frames only, so it needs picks that are known before decoding: "
-            "sampler=Uniform(...). For MotionGuided use route='gpu'."
+            f"route {route!r} decodes chosen frames only, so it needs picks that are known before decoding: "
+            f"sampler=Uniform(...). For MotionGuided use route={route.removesuffix('-sparse')!r}."
         )
-    if device.type == "cuda" and route != "host":
+    host = "host-sparse" if uniform else "host"
+    if device.type == "cuda" and not route.startswith("host"):
         torch.cuda.synchronize(device)  # the driver's library answers within a CUDA context
         try:
             refusal = partial(nvdec.refusal, limits=nvdec.read_limits())
         except (OSError, RuntimeError) as error:
             if route == "auto":
-                return "host", f"{error}", _refuse_nothing
+                return host, f"{error}", _refuse_nothing
             raise ValueError(f"route {route!r} needs NVDEC: {error}") from error
         if route == "auto":
-            best = "gpu-sparse" if isinstance(sampler, Uniform) else "gpu"
+            best = "gpu-sparse" if uniform else "gpu"
             return best, f"a GPU with NVDEC is here ({torch.cuda.get_device_name(device)})", refusal
         return route, "asked for by name", refusal
     if route in ("gpu", "gpu-sparse"):
@@ -393,9 +397,9 @@ def _choose_route(
                 "to run the same graph on the CPU (VP8, VP9 and MJPEG videos only)."
             )
         return route, "asked for by name; its graph runs on the CPU", nvdec.refusal_without_gpu
-    if route == "host":
+    if route != "auto":
         return route, "asked for by name", _refuse_nothing
-    return "host", "no CUDA device here, videos are decoded by PyAV in worker processes", _refuse_nothing
+    return host, "no CUDA device here, videos are decoded by PyAV in worker processes", _refuse_nothing
 
 
 def _refuse_nothing(_: Scan) -> str:

@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from .packets import PacketTable, check_complete, ffmpeg_reason, open_video, promised_packets, scan
-from .video import block_luma, decode, luma, rgb
+from .video import decode, luma, rgb
 
 __all__ = [
     "MEASURES",
@@ -154,18 +154,27 @@ class MotionMeter:
     def watch(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
         """Pass frames on and measure each against the one before it."""
         for frame in frames:
-            self._block = block_side(frame.width, frame.height)
-            self._waiting.append(block_luma(luma(frame), block=self._block))
-            # Several frames at once: for arrays this small NumPy's calls cost more than its sums.
+            self._block = block = block_side(frame.width, frame.height)
+            image = luma(frame)
+            # Rows of blocks at once, while the frame is in the cache and before the decoder needs its memory again.
+            # 16 bits hold 257 rows; a block has as many in pictures of 8224 pixels' height.
+            assert block <= 257
+            whole = image[: image.shape[0] // block * block]
+            self._waiting.append(whole.reshape(-1, block, image.shape[1]).sum(axis=1, dtype=np.uint16))
+            # The rest for several frames at once: for arrays this small NumPy's calls cost more than its sums.
             if len(self._waiting) > _FRAMES_AT_ONCE:
                 self._measure()
             self.num_frames += 1
             yield frame
 
     def _measure(self) -> None:
-        blocks = np.stack(self._waiting)
+        rows, block = np.stack(self._waiting), self._block
+        end = rows.shape[2] // block * block
+        blocks = rows[:, :, 0:end:block].astype(np.int32)
+        for column in range(1, block):
+            blocks += rows[:, :, column:end:block]
         totals = np.abs(blocks[1:] - blocks[:-1]).sum(axis=(1, 2), dtype=np.int64)
-        self._values.append((totals / (blocks[0].size * self._block**2)).astype(np.float32))
+        self._values.append((totals / (blocks[0].size * block**2)).astype(np.float32))
         del self._waiting[:-1]
 
     @property

@@ -22,7 +22,7 @@ from .crops import Box, centre_crop, multi_scale_crop
 from .motion import MotionMeter
 from .packets import Scan, check_complete, open_video, scan
 from .sampling import MotionGuided, Uniform, motion_guided_frames, segment_targets, uniform_frames
-from .video import decode, rgb_clip
+from .video import decode, decode_chosen, rgb_chosen, rgb_clip
 from .workers import follow_if_spawned
 
 __all__ = [
@@ -201,10 +201,16 @@ class Plan:
 # --- clips on the CPU -----------------------------------------------------------------------------------------------
 
 
-def load_clip(file: Path, draws: Draws, *, sampler: MotionGuided | Uniform, name: str) -> tuple[np.ndarray, np.ndarray]:
+def load_clip(
+    file: Path, draws: Draws, *, sampler: MotionGuided | Uniform, name: str, sparse: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Decode a video and take the chosen frames, cropped but not resized.
 
     Motion is measured on the luma plane of each frame; only chosen frames are converted to RGB.
+
+    Args:
+        sparse: decode only the packets that uniform picks depend on (:func:`mgs_dali.video.decode_chosen`), instead of
+            every one up to the last pick. The result is the same.
 
     Returns:
         pixels: (T, height, width, 3) uint8.
@@ -213,6 +219,10 @@ def load_clip(file: Path, draws: Draws, *, sampler: MotionGuided | Uniform, name
     Raises:
         ValueError: the video cannot be read or decoded.
     """
+    if isinstance(sampler, Uniform) and sparse:
+        with suppress(IndexError):  # fewer frames come out than packets show: seen to below
+            chosen = decode_chosen(file, lambda found: uniform_frames(found.num_frames, draws.targets), name=name)
+            return rgb_chosen(chosen.frames, chosen.picks, box=draws.box), chosen.picks
     if isinstance(sampler, Uniform):
         found = scan(file, name=name)
         check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
@@ -315,6 +325,8 @@ class HostSource:
     plan: Plan
     start: tuple[int, int] = (0, 0)
     """(epoch, iteration) of the first batch."""
+    sparse: bool = False
+    """Decode only the packets that the picks depend on, see :func:`load_clip`."""
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
         epoch, samples = _batch_at(self.plan, self.start, info.iteration)
@@ -324,7 +336,9 @@ class HostSource:
         plan = self.plan
         draws, error = plan.draws(epoch, sample), ""
         try:
-            pixels, frames = load_clip(plan.clips.file(sample), draws, sampler=plan.sampler, name=plan.name(sample))
+            pixels, frames = load_clip(
+                plan.clips.file(sample), draws, sampler=plan.sampler, name=plan.name(sample), sparse=self.sparse
+            )
         except ValueError as reason:
             pixels, frames, error = *_nothing(plan.sampler.num_segments), str(reason)
         return HostRow(pixels, frames, np.array(draws.flip, np.int32), _text(""), _text(error))
@@ -390,7 +404,7 @@ class EncodedSource:
                 frames = uniform_frames(found.num_frames, draws.targets)
             if note:
                 file, used = b"", 0
-                pixels, frames = load_clip(path, draws, sampler=sampler, name=name)
+                pixels, frames = load_clip(path, draws, sampler=sampler, name=name, sparse=True)
         except ValueError as reason:
             file, used, error = b"", 0, str(reason)
         decoded, places = np.unique(frames, return_inverse=True)

@@ -694,3 +694,16 @@ def test_sources_that_are_copied_do_not_touch_the_process(
     workers_of(process)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
+
+
+def test_host_sparse_gives_the_clips_of_host(videos: dict[str, Path]) -> None:
+    names = ["h264", "hevc", "mpeg4", "vp8-hidden", "vp9", "mjpeg"]
+    files = [videos[name] for name in names]
+    clips = clip_table(files[0].parent, [file.name for file in files])
+    for training in (True, False):
+        options: dict[str, Any] = {"sampler": Uniform(4), "batch_size": 3, "training": training}
+        with make(clips, route="host", **options) as whole, make(clips, **options) as sparse:
+            assert sparse.route == "host-sparse"
+            for one, other in zip(whole, sparse, strict=True):
+                assert torch.equal(one.frames, other.frames)
+                assert torch.equal(one.clips, other.clips)
