@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .annotations import Clips, read_annotations
     from .loader import ClipBatch, ClipLoader
+    from .motion_index import MotionIndex
     from .sampling import MotionGuided, Uniform
 
 __version__ = "0.1.0"
-__all__ = ["ClipBatch", "ClipLoader", "Clips", "MotionGuided", "Uniform", "read_annotations"]
+__all__ = ["ClipBatch", "ClipLoader", "Clips", "MotionGuided", "MotionIndex", "Uniform", "read_annotations"]
 
 _HOMES = {
     "ClipBatch": "loader",
     "ClipLoader": "loader",
     "Clips": "annotations",
     "MotionGuided": "sampling",
+    "MotionIndex": "motion_index",
     "Uniform": "sampling",
     "read_annotations": "annotations",
 }

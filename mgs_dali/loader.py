@@ -17,6 +17,7 @@ from torch.utils.dlpack import from_dlpack
 
 from . import nvdec
 from .annotations import Clips
+from .motion_index import MotionIndex
 from .packets import Scan
 from .sampling import MotionGuided, Uniform
 from .source import EncodedSource, HostSource, Plan, num_parts_for, part_of
@@ -127,8 +128,8 @@ class ClipLoader:
         size: side of the square clips in pixels.
         seed: of order and draws.
         route: who decodes: "gpu" (NVDEC whole videos; motion, picks and crops on the GPU), "gpu-sparse" (NVDEC up to
-            the last chosen frame; uniform picks only), "host" (PyAV in worker processes, whole videos), "host-sparse"
-            (PyAV, only the packets that the picks depend on; uniform picks only), or "auto": the best that works here,
+            the last chosen frame), "host" (PyAV in worker processes, whole videos), "host-sparse"
+            (PyAV, only the packets that the picks depend on), or "auto": the best that works here,
             see :attr:`route` and :attr:`route_reason`. "auto" decodes videos that the GPU does not take on
             the CPU, within the same batches; a route asked for by name raises for them.
         device: where clips are resized and delivered: "cuda", "cpu", or "auto" (CUDA where PyTorch has it).
@@ -137,6 +138,7 @@ class ClipLoader:
         rank, world_size: of this process among those that share the data set.
         flip_probability: of mirroring a training clip, left to right.
         flip_label_map: labels that change when a clip is mirrored, from the label to its mirrored one.
+        motion_index: motion curves from ``mgs-dali index``: with them motion-guided frames are known before decoding.
         dtype: of the clips: ``torch.float32``, ``torch.float16`` or ``torch.bfloat16``.
         memory_limit_gib: what the decoded videos of the routes that decode in the graph may take. A batch is decoded in
             parts to stay below, and a video that does not fit is decoded on the CPU. A quarter of the device's free
@@ -171,6 +173,7 @@ class ClipLoader:
         world_size: int = 1,
         flip_probability: float = 0.0,
         flip_label_map: Mapping[int, int] | None = None,
+        motion_index: MotionIndex | None = None,
         dtype: torch.dtype = torch.float32,
         memory_limit_gib: float | None = None,
     ) -> None:
@@ -187,7 +190,10 @@ class ClipLoader:
             world_size=world_size,
             flip_probability=flip_probability,
             flip_label_map=flip_label_map,
+            motion_index=motion_index,
         )
+        if motion_index is not None:
+            motion_index.check_covers(clips)
         if dtype not in _DTYPES:
             raise ValueError(f"dtype ({dtype}) must be one of {', '.join(map(str, _DTYPES))}.")
         if memory_limit_gib is not None and memory_limit_gib <= 0:
@@ -195,7 +201,10 @@ class ClipLoader:
         self.dtype = dtype
         self.device = _choose_device(device)
         self.route, self.route_reason, self._refusal = _choose_route(
-            route, sampler=sampler, device=self.device, device_asked=device
+            route,
+            picks_known=isinstance(sampler, Uniform) or motion_index is not None,
+            device=self.device,
+            asked=device,
         )
         self._strict = route != "auto"
         self._memory_limit_gib = memory_limit_gib
@@ -365,19 +374,18 @@ def _choose_device(device: str) -> torch.device:
 
 
 def _choose_route(
-    route: str, *, sampler: MotionGuided | Uniform, device: torch.device, device_asked: str
+    route: str, *, picks_known: bool, device: torch.device, asked: str
 ) -> tuple[str, str, Callable[[Scan], str]]:
     """(route, why, what its decoder refuses)."""
     if route not in ("auto", *ROUTES):
         allowed = ", ".join(map(repr, ("auto", *ROUTES)))
         raise ValueError(f"route ({route!r}) must be one of {allowed}.")
-    uniform = isinstance(sampler, Uniform)
-    if route in ("gpu-sparse", "host-sparse") and not uniform:
+    if route in ("gpu-sparse", "host-sparse") and not picks_known:
         raise ValueError(
             f"route {route!r} decodes chosen frames only, so it needs picks that are known before decoding: "
-            f"sampler=Uniform(...). For MotionGuided use route={route.removesuffix('-sparse')!r}."
+            f"sampler=Uniform(...), or a motion_index. Otherwise use route={route.removesuffix('-sparse')!r}."
         )
-    host = "host-sparse" if uniform else "host"
+    host = "host-sparse" if picks_known else "host"
     if device.type == "cuda" and not route.startswith("host"):
         torch.cuda.synchronize(device)  # the driver's library answers within a CUDA context
         try:
@@ -387,11 +395,11 @@ def _choose_route(
                 return host, f"{error}", _refuse_nothing
             raise ValueError(f"route {route!r} needs NVDEC: {error}") from error
         if route == "auto":
-            best = "gpu-sparse" if uniform else "gpu"
+            best = "gpu-sparse" if picks_known else "gpu"
             return best, f"a GPU with NVDEC is here ({torch.cuda.get_device_name(device)})", refusal
         return route, "asked for by name", refusal
     if route in ("gpu", "gpu-sparse"):
-        if device_asked != "cpu":
+        if asked != "cpu":
             raise ValueError(
                 f"route {route!r} needs a CUDA device and PyTorch finds none here. Use route='host', or device='cpu' "
                 "to run the same graph on the CPU (VP8, VP9 and MJPEG videos only)."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -136,6 +136,8 @@ class Plan:
     flip_probability: float = 0.0
     flip_label_map: Mapping[int, int] | None = None
     """Labels that change when a clip is flipped ("left to right" becomes "right to left")."""
+    motion_index: Mapping[str, np.ndarray] | None = None
+    """Path in the list -> motion curve, such as a :class:`mgs_dali.MotionIndex`."""
 
     def __post_init__(self) -> None:
         if len(self.clips) == 0:
@@ -179,6 +181,19 @@ class Plan:
             flip_probability=self.flip_probability,
         )
 
+    def curve(self, sample: int) -> np.ndarray | None:
+        """The motion curve of a sample's video, where there is a motion index.
+
+        Raises:
+            ValueError: the index holds none for it.
+        """
+        if self.motion_index is None or isinstance(self.sampler, Uniform):
+            return None
+        try:
+            return self.motion_index[self.clips.paths[sample]]
+        except KeyError as error:
+            raise ValueError(f"{self.name(sample)}: {error.args[0]}") from None
+
     def labels(self, samples: np.ndarray, flips: np.ndarray) -> np.ndarray:
         """Labels of samples, (B,) int64 or (B, num_classes) float32, with those of flipped clips mapped."""
         labels = self.clips.labels[samples]
@@ -201,38 +216,72 @@ class Plan:
 # --- clips on the CPU -----------------------------------------------------------------------------------------------
 
 
+def known_picks(
+    targets: np.ndarray, *, sampler: MotionGuided | Uniform, curve: np.ndarray | None, name: str
+) -> Callable[[Scan], np.ndarray] | None:
+    """How frames are chosen by what a scan tells, before decoding; None where the motion must be seen first.
+
+    What is returned raises a ValueError where the curve is not of the video that was scanned.
+    """
+    if isinstance(sampler, Uniform):
+        return lambda found: uniform_frames(found.num_frames, targets)
+    if curve is None:
+        return None
+
+    def picks(found: Scan) -> np.ndarray:
+        # At level "full" only decoding tells how many frames come out, which indexing has done.
+        counted = found.packets is not None and found.packets.level != "full"
+        if counted and found.num_frames != len(curve) + 1:
+            raise ValueError(
+                f"{name}: the motion index holds {len(curve) + 1} frames of it, the file shows {found.num_frames}. It "
+                "has changed since: run mgs-dali index again."
+            )
+        return motion_guided_frames(curve, targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+
+    return picks
+
+
 def load_clip(
-    file: Path, draws: Draws, *, sampler: MotionGuided | Uniform, name: str, sparse: bool = False
+    file: Path,
+    draws: Draws,
+    *,
+    sampler: MotionGuided | Uniform,
+    name: str,
+    curve: np.ndarray | None = None,
+    sparse: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode a video and take the chosen frames, cropped but not resized.
 
-    Motion is measured on the luma plane of each frame; only chosen frames are converted to RGB.
+    Where motion has to be measured, it is on the luma plane of each frame; only chosen frames are converted to RGB.
 
     Args:
-        sparse: decode only the packets that uniform picks depend on (:func:`mgs_dali.video.decode_chosen`), instead of
-            every one up to the last pick. The result is the same.
+        curve: the video's motion curve, where it is known.
+        sparse: where the frames are known beforehand, decode only the packets that they depend on
+            (:func:`mgs_dali.video.decode_chosen`), instead of every one up to the last. The result is the same.
 
     Returns:
         pixels: (T, height, width, 3) uint8.
         frames: (T,) int64, which frames these are.
 
     Raises:
-        ValueError: the video cannot be read or decoded.
+        ValueError: the video cannot be read or decoded, or the curve is of another video.
     """
-    if isinstance(sampler, Uniform) and sparse:
+    known = known_picks(draws.targets, sampler=sampler, curve=curve, name=name)
+    if known is not None and sparse:
         with suppress(IndexError):  # fewer frames come out than packets show: seen to below
-            chosen = decode_chosen(file, lambda found: uniform_frames(found.num_frames, draws.targets), name=name)
+            chosen = decode_chosen(file, known, name=name)
             return rgb_chosen(chosen.frames, chosen.picks, box=draws.box), chosen.picks
-    if isinstance(sampler, Uniform):
+    if known is not None:
         found = scan(file, name=name)
         check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
         try:
-            return _take(file, uniform_frames(found.num_frames, draws.targets), draws, name=name)
+            return _take(file, known(found), draws, name=name)
         except IndexError:
             # Some packets show nothing (a dummy packet of packed B-frames in AVI, a leading frame of an open GOP):
             # what counts is how many frames come out.
-            num_frames = _count_frames(file, name=name)
-            return _take(file, uniform_frames(num_frames, draws.targets), draws, name=name)
+            found = replace(found, num_frames=_count_frames(file, name=name))
+            return _take(file, known(found), draws, name=name)
+    assert isinstance(sampler, MotionGuided)
 
     meter = MotionMeter()
     kept: list[VideoFrame] | None = []
@@ -296,7 +345,7 @@ class EncodedRow(NamedTuple):
     targets: np.ndarray
     """(T,) float64."""
     decoded: np.ndarray
-    """(U,) int32: the frames to decode, sorted, each once; for uniform picks, which are known before."""
+    """(U,) int32: the frames to decode, sorted, each once; where they are known before."""
     places: np.ndarray
     """(T,) int32: where in ``decoded`` each segment's frame is."""
     crop: np.ndarray
@@ -337,7 +386,12 @@ class HostSource:
         draws, error = plan.draws(epoch, sample), ""
         try:
             pixels, frames = load_clip(
-                plan.clips.file(sample), draws, sampler=plan.sampler, name=plan.name(sample), sparse=self.sparse
+                plan.clips.file(sample),
+                draws,
+                sampler=plan.sampler,
+                name=plan.name(sample),
+                curve=plan.curve(sample),
+                sparse=self.sparse,
             )
         except ValueError as reason:
             pixels, frames, error = *_nothing(plan.sampler.num_segments), str(reason)
@@ -361,7 +415,7 @@ class EncodedSource:
     refusal: Callable[[Scan], str]
     """Why the graph's decoder does not take a video; empty where it does."""
     sparse: bool = False
-    """The graph decodes chosen frames only: for uniform picks."""
+    """The graph decodes chosen frames only: for picks that are known before decoding."""
     strict: bool = False
     """A video that the graph cannot take is an error."""
     part_limit_bytes: int = 2**62
@@ -401,10 +455,13 @@ class EncodedSource:
             used = graph_bytes(found, num_frames=sampler.num_segments if self.sparse else found.num_frames)
             note = self._note(found, used=used, budget=budget, name=name)
             if self.sparse:
-                frames = uniform_frames(found.num_frames, draws.targets)
+                known = known_picks(draws.targets, sampler=sampler, curve=plan.curve(sample), name=name)
+                assert known is not None
+                frames = known(found)
             if note:
                 file, used = b"", 0
-                pixels, frames = load_clip(path, draws, sampler=sampler, name=name, sparse=True)
+                curve = plan.curve(sample)
+                pixels, frames = load_clip(path, draws, sampler=sampler, name=name, curve=curve, sparse=True)
         except ValueError as reason:
             file, used, error = b"", 0, str(reason)
         decoded, places = np.unique(frames, return_inverse=True)

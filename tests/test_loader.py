@@ -15,9 +15,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from conftest import clip_table, decode_all
+from conftest import clip_table, decode_all, encode, moving_disc
 
 from mgs_dali.annotations import Clips
+from mgs_dali.motion_index import MotionIndex, index_videos
 from mgs_dali.sampling import MotionGuided, Uniform
 from mgs_dali.source import load_clip
 
@@ -707,3 +708,41 @@ def test_host_sparse_gives_the_clips_of_host(videos: dict[str, Path]) -> None:
             for one, other in zip(whole, sparse, strict=True):
                 assert torch.equal(one.frames, other.frames)
                 assert torch.equal(one.clips, other.clips)
+
+
+@pytest.fixture(scope="session")
+def motion_index(videos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Clips, MotionIndex]:
+    names = ["h264", "hevc", "mpeg4", "vp8-hidden", "vp9", "mjpeg"]
+    clips = clip_table(videos["h264"].parent, [videos[name].name for name in names])
+    folder = tmp_path_factory.mktemp("index")
+    summary = index_videos(clips, folder, num_workers=1, progress=False)
+    assert not summary.errors
+    return clips, MotionIndex(folder)
+
+
+def test_a_motion_index_gives_the_clips_of_measuring(motion_index: tuple[Clips, MotionIndex]) -> None:
+    clips, index = motion_index
+    for training in (True, False):
+        with make(clips, training=training) as measured, make(clips, training=training, motion_index=index) as known:
+            assert (measured.route, known.route) == ("host", "host-sparse")
+            for one, other in zip(measured, known, strict=True):
+                assert torch.equal(one.frames, other.frames)
+                assert torch.equal(one.clips, other.clips)
+
+
+def test_an_index_of_other_videos_is_refused(motion_index: tuple[Clips, MotionIndex], dali_videos: Clips) -> None:
+    with pytest.raises(ValueError, match=r"of the \d+ clips of .* it knows 0"):
+        make(dali_videos, motion_index=motion_index[1])
+
+
+def test_a_video_that_changed_since_it_was_indexed(motion_index: tuple[Clips, MotionIndex], tmp_path: Path) -> None:
+    clips, index = motion_index
+    encode(tmp_path / clips.paths[0], moving_disc(20), "libx264")
+    changed = clip_table(tmp_path, [clips.paths[0]])
+    with (
+        make(changed, motion_index=index, batch_size=1) as loader,
+        pytest.raises(
+            ValueError, match=r"list\.txt, line 1\): the motion index holds 60 frames of it, the file shows 20"
+        ),
+    ):
+        next(iter(loader))

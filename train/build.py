@@ -14,6 +14,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.demo import make_demo
 from mgs_dali.loader import ClipLoader
+from mgs_dali.motion_index import MotionIndex
 from models.tsm import TSM, parameter_groups
 
 from .checkpoint import Checkpoint
@@ -146,6 +147,7 @@ def make_loader(
         "world_size": fabric.world_size,
         "flip_probability": recipe.flip_probability,
         "flip_label_map": recipe.flip_label_map,
+        "motion_index": None if options.motion_index is None else MotionIndex(options.motion_index),
     }
     if options.loader == "cpu":
         return CpuLoader(clips, **common)

@@ -29,6 +29,8 @@ class Options:
     """Who loads clips: DALI, or PyTorch's DataLoader with PyAV and torchvision."""
     route: str | None = None
     """Who decodes for the DALI loader: auto (the default), or a route by name."""
+    motion_index: str | None = None
+    """Folder of motion curves from mgs-dali index: motion-guided frames are then known before decoding."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto is CUDA where PyTorch has it."""
     out: str | None = None

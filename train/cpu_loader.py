@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from mgs_dali.annotations import Clips
 from mgs_dali.loader import ClipBatch, Position, default_num_workers
+from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import MotionGuided, Uniform
 from mgs_dali.source import Plan, load_clip
 
@@ -48,6 +49,7 @@ class CpuLoader:
         rank, world_size: of this process among those that share the data set.
         flip_probability: of mirroring a training clip, left to right.
         flip_label_map: labels that change when a clip is mirrored, from the label to its mirrored one.
+        motion_index: motion curves from ``mgs-dali index``, to choose motion-guided frames by.
 
     Raises:
         ValueError: an argument is not allowed. While iterating: a video that cannot be read or decoded, with its path
@@ -70,6 +72,7 @@ class CpuLoader:
         world_size: int = 1,
         flip_probability: float = 0.0,
         flip_label_map: Mapping[int, int] | None = None,
+        motion_index: MotionIndex | None = None,
     ) -> None:
         self.plan = Plan(
             clips,
@@ -82,7 +85,10 @@ class CpuLoader:
             world_size=world_size,
             flip_probability=flip_probability,
             flip_label_map=flip_label_map,
+            motion_index=motion_index,
         )
+        if motion_index is not None:
+            motion_index.check_covers(clips)
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         if self.num_workers < 0:
             raise ValueError(f"num_workers ({num_workers}) must be at least 0; 0 loads in the process that trains.")
@@ -175,7 +181,8 @@ class _ClipDataset(Dataset[_Row | str]):
         epoch, sample = item
         plan, draws = self.plan, self.plan.draws(epoch, sample)
         try:
-            pixels, frames = load_clip(plan.clips.file(sample), draws, sampler=plan.sampler, name=plan.name(sample))
+            file, name, curve = plan.clips.file(sample), plan.name(sample), plan.curve(sample)
+            pixels, frames = load_clip(file, draws, sampler=plan.sampler, name=name, curve=curve)
         except ValueError as error:
             return str(error)  # as data: DataLoader would wrap an exception in its own text and a traceback
         clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (T, 3, height, width)
