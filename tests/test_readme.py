@@ -146,7 +146,7 @@ def test_routes_are_those_of_the_loader() -> None:
     from mgs_dali.loader import ROUTES
 
     table = README.partition("## Routes")[2].partition("## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(ROUTES)
+    assert re.findall(r"^\| `([\w-]+)` \|", table, flags=re.MULTILINE) == list(ROUTES)
 
 
 def test_links_and_named_files_exist() -> None:
