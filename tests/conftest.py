@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,10 @@ from av.video.stream import VideoStream
 from mgs_dali.annotations import Clips
 
 NUM_FRAMES, WIDTH, HEIGHT = 60, 96, 64
+# Started in the background of a shell, the suite inherits that Ctrl-C is ignored, and so do the programs that it tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ACTION = (20, 40)
 """The disc of the videos of the fixture ``videos`` moves between these frames, and stands still otherwise."""
 
