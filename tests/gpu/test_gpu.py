@@ -204,7 +204,7 @@ def test_batches_are_on_the_device_in_the_precision_asked_for(table: Callable[..
 def test_the_route_is_reported(table: Callable[..., Clips]) -> None:
     clips = table("numbered")
     loaders = [open_loader(clips, route="auto", sampler=sampler) for sampler in (MotionGuided(8), Uniform(8))]
-    assert [loader.route for loader in loaders] == (["gpu", "gpu-sparse"] if ON_GPU else ["host", "host"])
+    assert [loader.route for loader in loaders] == (["gpu", "gpu-sparse"] if ON_GPU else ["host", "host-sparse"])
     if ON_GPU:
         assert torch.cuda.get_device_name() in loaders[0].route_reason
 
