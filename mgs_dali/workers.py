@@ -76,8 +76,9 @@ def interrupt_later(*, unless: Callable[[], bool] = lambda: False) -> Iterator[N
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
     """
+    before = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if not in_main_thread or before not in (signal.default_int_handler, signal.SIG_IGN):
         yield
         return
     pressed = False
@@ -86,13 +87,13 @@ def interrupt_later(*, unless: Callable[[], bool] = lambda: False) -> Iterator[N
         nonlocal pressed
         if pressed or unless():
             raise KeyboardInterrupt
-        pressed = True
+        pressed = before is not signal.SIG_IGN  # as under nohup
 
     signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)
     if pressed:
         raise KeyboardInterrupt
 

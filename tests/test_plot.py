@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -73,8 +74,15 @@ def test_still_video_says_so(tmp_path: Path) -> None:
 
 
 def test_no_pyplot(blinking: Path, tmp_path: Path) -> None:
-    plot_video(blinking, tmp_path / "picture.png", sampler=MotionGuided())
-    assert "matplotlib.pyplot" not in sys.modules
+    """In a process of its own: other tests bring pyplot along."""
+    program = (
+        "import sys; from pathlib import Path; from mgs_dali.plot import plot_video; "
+        "from mgs_dali.sampling import MotionGuided; "
+        "plot_video(Path(sys.argv[1]), Path(sys.argv[2]), sampler=MotionGuided()); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", program, blinking, tmp_path / "picture.png"], check=True, cwd=root)
 
 
 def test_same_video_same_file(blinking: Path, tmp_path: Path) -> None:
