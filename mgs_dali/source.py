@@ -482,6 +482,9 @@ class EncodedSource:
 
     def _note(self, found: Scan, *, used: int, budget: int, name: str) -> str:
         note = self.refusal(found)
+        if not note and found.packets is not None and found.packets.level == "full":
+            # DALI would trust the count of packets: a black frame for each that shows nothing.
+            note = f"only decoding tells which frames it shows ({found.packets.reason})"
         if not note and used > self.part_limit_bytes:
             note = "decoded whole it is larger than the memory limit"
         if note and self.strict:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mgs_dali import source
 from mgs_dali.annotations import Clips
 from mgs_dali.nvdec import refusal_without_gpu
-from mgs_dali.packets import open_video, scan
+from mgs_dali.packets import Scan, open_video, scan
 from mgs_dali.sampling import MotionGuided, Uniform, motion_guided_frames, uniform_frames
 from mgs_dali.source import (
     Draws,
@@ -479,3 +479,22 @@ def test_batches_follow_each_other_over_epochs(epoch: int, iteration: int, steps
     ][iteration:]
     found_epoch, samples = source._batch_at(plan, (epoch, iteration), steps)
     assert (found_epoch, tuple(samples.tolist())) == rows[steps]
+
+
+def nothing_is_refused(_: Scan) -> str:
+    return ""
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_graph_is_not_given_videos_whose_frames_only_decoding_counts(tmp_path: Path, strict: bool) -> None:
+    encode(tmp_path / "interlaced.mp4", moving_disc(30), "libx264", options={"x264-params": "keyint=20:interlaced=1"})
+    plan = plan_of(clip_table(tmp_path, ["interlaced.mp4"]), batch_size=1, training=False)
+    rows = EncodedSource(plan, nothing_is_refused, strict=strict)
+    columns = dict(zip(rows.columns, rows(SimpleNamespace(iteration=0)), strict=True))
+    (note,), (error,) = texts(columns["note"]), texts(columns["error"])
+    assert not columns["in_graph"][0]
+    if strict:
+        assert re.search(r"line 1\): only decoding tells which frames it shows \(interlaced H\.264\)", error)
+    else:
+        assert (note, error) == ("only decoding tells which frames it shows (interlaced H.264)", "")
+        assert columns["pixels"][0].std() > 0
