@@ -33,6 +33,8 @@ class Clips:
         class_names: (num_classes,) names, or None where the list does not tell them.
         list_file: the file (or the folder of class folders) that the table was read from.
         list_lines: (N,) int64, the line, JSON entry or file in `list_file` that each clip is from, counted from 1.
+        template: how the frames of a folder are named by their number, from 1 on, such as ``img_{:05}.jpg``: `paths`
+            are then folders of pictures. None for videos.
     """
 
     root: Path
@@ -44,6 +46,7 @@ class Clips:
     class_names: list[str] | None
     list_file: Path
     list_lines: npt.NDArray[np.int64]
+    template: str | None = None
 
     def __post_init__(self) -> None:
         num_clips = len(self.paths)
