@@ -29,6 +29,7 @@ __all__ = [
     "cut",
     "ffmpeg_reason",
     "needed_packets",
+    "open_scanned",
     "open_video",
     "packets_again",
     "promised_packets",
@@ -394,6 +395,23 @@ def _reorder_depth(order: np.ndarray) -> int:
     return int(later.max())
 
 
+@contextmanager
+def open_scanned(file: Path | bytes, *, name: str) -> Iterator[tuple[VideoStream, Scan, Iterable[Packet]]]:
+    """Open a video and read its packets, for those who go on with some of them.
+
+    Yields:
+        The stream, the scan with its packet table, and the packets of the table: those in memory, or where they take
+        too much of it, the same read once more.
+
+    Raises:
+        ValueError: not a readable video, or one that is cut off.
+    """
+    with open_video(file, name=name) as stream:
+        found, kept = read_packets(stream, name=name)
+        check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
+        yield stream, found, kept if kept is not None else packets_again(file, name=name)
+
+
 def promised_packets(stream: VideoStream) -> int:
     """How many packets a file's header promises; 0 where it promises none.
 
@@ -469,9 +487,7 @@ def cut(file: Path | bytes, picks: np.ndarray | Callable[[Scan], np.ndarray], *,
         IndexError: the video has no such frame.
     """
     name = name or (str(file) if isinstance(file, Path) else "video in memory")
-    with open_video(file, name=name) as stream:
-        found, kept = read_packets(stream, name=name)
-        check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
+    with open_scanned(file, name=name) as (stream, found, packets):
         table = found.packets
         assert table is not None
         chosen = np.asarray(picks(found) if callable(picks) else picks)
@@ -483,7 +499,7 @@ def cut(file: Path | bytes, picks: np.ndarray | Callable[[Scan], np.ndarray], *,
             shown = np.sort(table.order[rows[table.shows[rows]]])
             relative = np.searchsorted(shown, table.order[table.frames[chosen]])
             try:
-                content = _copy(stream, kept or packets_again(file, name=name), table, rows, runs)
+                content = _copy(stream, packets, table, rows, runs)
             except (av.error.FFmpegError, Doubt) as error:
                 reason = f"its packets cannot be copied ({ffmpeg_reason(error)})"
             else:

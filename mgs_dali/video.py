@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -24,13 +26,12 @@ from .packets import (
     check_picks,
     ffmpeg_reason,
     needed_packets,
+    open_scanned,
     open_video,
-    packets_again,
     promised_packets,
-    read_packets,
 )
 
-__all__ = ["Chosen", "block_luma", "decode", "decode_chosen", "luma", "rgb", "rgb_chosen", "rgb_clip"]
+__all__ = ["Chosen", "decode", "decode_chosen", "luma", "rgb", "rgb_chosen", "rgb_clip"]
 
 
 def decode(stream: VideoStream, *, name: str) -> Iterator[VideoFrame]:
@@ -101,9 +102,7 @@ def decode_chosen(file: Path | bytes, picks: np.ndarray | Callable[[Scan], np.nd
         IndexError: the video ends before a pick.
     """
     name = name or (str(file) if isinstance(file, Path) else "video in memory")
-    with open_video(file, name=name) as stream:
-        found, kept = read_packets(stream, name=name)
-        check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
+    with open_scanned(file, name=name) as (stream, found, packets):
         table = found.packets
         assert table is not None
         chosen = np.asarray(picks(found) if callable(picks) else picks)
@@ -112,7 +111,7 @@ def decode_chosen(file: Path | bytes, picks: np.ndarray | Callable[[Scan], np.nd
         if table.level != "full":
             runs = needed_packets(table, chosen)
             try:
-                frames = _decode_runs(stream, kept or packets_again(file, name=name), table, runs)
+                frames = _decode_runs(stream, packets, table, runs)
             except (_Surprise, av.error.FFmpegError) as surprise:
                 reason = f"decoding by the packet table failed ({ffmpeg_reason(surprise)})"
             else:
@@ -172,31 +171,19 @@ def _decode_runs(
 
 def luma(frame: VideoFrame) -> np.ndarray:
     """The 8-bit luma plane of a frame, (H, W) uint8, without a copy where the pixel format has such a plane."""
-    first, *others = frame.format.components
-    packed = any(component.plane == first.plane for component in others)
-    if frame.format.has_palette or packed or not first.is_luma or first.bits != 8:
+    if not _has_luma_plane(frame.format.name):
         frame = frame.reformat(format="gray")
     plane = frame.planes[0]
     return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : frame.width]
 
 
-def block_luma(image: np.ndarray, *, block: int) -> np.ndarray:
-    """Sums of luma over ``block`` x ``block`` squares: area averaging, without the division.
-
-    Skipping pixels instead would keep all of the sensor's noise, which a sum over n pixels lowers by sqrt(n).
-
-    Args:
-        image: (H, W) uint8.
-        block: side of a square in pixels; rows and columns beyond the last whole square are left out.
-
-    Returns:
-        (H // block, W // block) int32.
-    """
-    height, width = image.shape[0] // block, image.shape[1] // block
-    # Rows first, in 16 bits: one pass over contiguous memory (block <= 257 cannot overflow).
-    assert 1 <= block <= 257
-    rows = image[: height * block].reshape(height, block, -1).sum(axis=1, dtype=np.uint16)
-    return rows[:, : width * block].reshape(height, width, block).sum(axis=2, dtype=np.int32)
+@lru_cache
+def _has_luma_plane(pixel_format: str) -> bool:
+    """Whether the first plane of a pixel format is 8-bit luma and nothing else."""
+    description = VideoFormat(pixel_format)
+    first, *others = description.components
+    packed = any(component.plane == first.plane for component in others)
+    return first.is_luma and first.bits == 8 and not packed and not description.has_palette
 
 
 # Chroma interpolated and rounded with care, which is what DALI's CPU decoder gives, to the bit. swscale's fast path

@@ -45,6 +45,13 @@ def test_rows_and_columns_beyond_whole_blocks_are_left_out(tmp_path: Path) -> No
     assert curve_of(encode(tmp_path / "seen.mkv", frames, "ffv1", pixel_format="gray"))[0] > 0
 
 
+@pytest.mark.parametrize("side", [352, 383, 384, 800])  # blocks of 11 (the last of 16 bits), 11, 12 and 25 pixels
+def test_the_largest_change_does_not_overflow(tmp_path: Path, side: int) -> None:
+    frames = [np.full((side, side + 5, 3), level, np.uint8) for level in (0, 255, 0)]
+    file = encode(tmp_path / "flash.mkv", frames, "ffv1", pixel_format="gray")
+    assert curve_of(file).tolist() == [255.0, 255.0]
+
+
 def test_grey_levels_are_the_unit(tmp_path: Path) -> None:
     frames = [np.full((64, 96, 3), level, np.uint8) for level in (10, 14, 14, 4)]
     file = encode(tmp_path / "levels.mkv", frames, "ffv1", pixel_format="gray")

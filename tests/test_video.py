@@ -16,31 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mgs_dali.packets import open_video
-from mgs_dali.video import block_luma, decode, luma, rgb, rgb_clip
-
-
-@given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 6), st.integers(0, 8), st.integers(0, 2**32))
-def test_block_luma_sums_squares(block: int, rows: int, columns: int, rest: int, seed: int) -> None:
-    height, width = rows * block + rest % block, columns * block + (rest // 2) % block
-    image = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.uint8)
-    sums = block_luma(image, block=block)
-    assert sums.dtype == np.int32
-    assert sums.shape == (rows, columns)
-    for i in range(rows):
-        for j in range(columns):
-            square = image[i * block : (i + 1) * block, j * block : (j + 1) * block]
-            assert sums[i, j] == sum(int(value) for value in square.ravel())
-
-
-def test_block_luma_does_not_overflow() -> None:
-    white = np.full((514, 600), 255, np.uint8)
-    assert (block_luma(white, block=257) == 255 * 257 * 257).all()
-    assert (block_luma(white[:200], block=100) == 255 * 100 * 100).all()
-
-
-def test_block_luma_takes_planes_with_padded_rows() -> None:
-    padded = np.arange(8 * 16, dtype=np.uint8).reshape(8, 16)
-    np.testing.assert_array_equal(block_luma(padded[:, :12], block=4), block_luma(padded[:, :12].copy(), block=4))
+from mgs_dali.video import decode, luma, rgb, rgb_clip
 
 
 # --- luma -----------------------------------------------------------------------------------------------------------
