@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .annotations import Clips, read_annotations
     from .loader import ClipBatch, ClipLoader
-    from .motion_index import MotionIndex
+    from .motion_index import MotionIndex, MotionRecorder
     from .sampling import MotionGuided, Uniform
 
 __version__ = "0.1.0"
-__all__ = ["ClipBatch", "ClipLoader", "Clips", "MotionGuided", "MotionIndex", "Uniform", "read_annotations"]
+__all__ = [
+    "ClipBatch",
+    "ClipLoader",
+    "Clips",
+    "MotionGuided",
+    "MotionIndex",
+    "MotionRecorder",
+    "Uniform",
+    "read_annotations",
+]
 
 _HOMES = {
     "ClipBatch": "loader",
@@ -23,6 +32,7 @@ _HOMES = {
     "Clips": "annotations",
     "MotionGuided": "sampling",
     "MotionIndex": "motion_index",
+    "MotionRecorder": "motion_index",
     "Uniform": "sampling",
     "read_annotations": "annotations",
 }

@@ -17,7 +17,7 @@ from torch.utils.dlpack import from_dlpack
 
 from . import nvdec
 from .annotations import Clips
-from .motion_index import MotionIndex
+from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan
 from .sampling import MotionGuided, Uniform
 from .source import EncodedSource, HostSource, Plan, num_parts_for, part_of
@@ -127,8 +127,8 @@ class ClipLoader:
             centre of each segment, and centre crops.
         size: side of the square clips in pixels.
         seed: of order and draws.
-        route: who decodes: "gpu" (NVDEC whole videos; motion, picks and crops on the GPU), "gpu-sparse" (NVDEC up to
-            the last chosen frame), "host" (PyAV in worker processes, whole videos), "host-sparse"
+        route: who decodes: "gpu" (NVDEC whole videos; motion, picks and crops on the GPU), "gpu-sparse" (NVDEC, only
+            the packets that the picks depend on), "host" (PyAV in worker processes, whole videos), "host-sparse"
             (PyAV, only the packets that the picks depend on), or "auto": the best that works here,
             see :attr:`route` and :attr:`route_reason`. "auto" decodes videos that the GPU does not take on
             the CPU, within the same batches; a route asked for by name raises for them.
@@ -139,6 +139,8 @@ class ClipLoader:
         flip_probability: of mirroring a training clip, left to right.
         flip_label_map: labels that change when a clip is mirrored, from the label to its mirrored one.
         motion_index: motion curves from ``mgs-dali index``: with them motion-guided frames are known before decoding.
+            With a :class:`mgs_dali.MotionRecorder` the curves are recorded as the loader measures them, and used from
+            the epoch on in which it has those of all clips.
         dtype: of the clips: ``torch.float32``, ``torch.float16`` or ``torch.bfloat16``.
         memory_limit_gib: what the decoded videos of the routes that decode in the graph may take. A batch is decoded in
             parts to stay below, and a video that does not fit is decoded on the CPU. A quarter of the device's free
@@ -156,6 +158,9 @@ class ClipLoader:
     """Why this route, in a few words."""
     decoded_on_host: Counter[str]
     """Clips that a route of the GPU left to the CPU so far, by reason; logged after each epoch."""
+    detours: Counter[str]
+    """Clips for which a sparse route decoded more than the packets that their frames depend on so far, by what it
+    decoded and why; logged after each epoch."""
 
     def __init__(
         self,
@@ -173,7 +178,7 @@ class ClipLoader:
         world_size: int = 1,
         flip_probability: float = 0.0,
         flip_label_map: Mapping[int, int] | None = None,
-        motion_index: MotionIndex | None = None,
+        motion_index: MotionIndex | MotionRecorder | None = None,
         dtype: torch.dtype = torch.float32,
         memory_limit_gib: float | None = None,
     ) -> None:
@@ -191,8 +196,9 @@ class ClipLoader:
             flip_probability=flip_probability,
             flip_label_map=flip_label_map,
             motion_index=motion_index,
+            index_is_whole=not isinstance(motion_index, MotionRecorder),
         )
-        if motion_index is not None:
+        if isinstance(motion_index, MotionIndex):
             motion_index.check_covers(clips)
         if dtype not in _DTYPES:
             raise ValueError(f"dtype ({dtype}) must be one of {', '.join(map(str, _DTYPES))}.")
@@ -200,15 +206,10 @@ class ClipLoader:
             raise ValueError(f"memory_limit_gib ({memory_limit_gib}) must be above 0.")
         self.dtype = dtype
         self.device = _choose_device(device)
-        self.route, self.route_reason, self._refusal = _choose_route(
-            route,
-            picks_known=isinstance(sampler, Uniform) or motion_index is not None,
-            device=self.device,
-            asked=device,
-        )
-        self._strict = route != "auto"
+        self._asked = (route, device)
+        self._recorder = motion_index if isinstance(motion_index, MotionRecorder) else None
         self._memory_limit_gib = memory_limit_gib
-        self.decoded_on_host = Counter()
+        self.decoded_on_host, self.detours = Counter(), Counter()
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         if self.num_workers < 1:
             raise ValueError(f"num_workers ({num_workers}) must be at least 1: DALI decodes in processes of its own.")
@@ -217,7 +218,7 @@ class ClipLoader:
         self._pipeline_at = (0, 0)
         self._workers: WorkerWatch | None = None
         self._num_parts = 1
-        log.info("route %s: %s", self.route, self.route_reason)
+        self._take_route()
 
     def __len__(self) -> int:
         """Batches an epoch. The last one is filled up from the epoch's start, marked in ``valid``."""
@@ -227,13 +228,18 @@ class ClipLoader:
         """The batches of one epoch, or what is left of it after :meth:`load_state_dict`."""
         position = self._position
         position.begin()
-        before = self.decoded_on_host.copy()
+        self._use_recorded()
+        before, before_detours = self.decoded_on_host.copy(), self.detours.copy()
         while position.iteration < len(self):
             batch = self._load(position.epoch, position.iteration)
             position.iteration += 1
             yield batch
         for reason, count in (self.decoded_on_host - before).items():
             log.warning("epoch %d: %d clips were decoded on the CPU: %s", position.epoch, count, reason)
+        for detour, count in (self.detours - before_detours).items():
+            log.info("epoch %d: %d clips were decoded %s", position.epoch, count, detour)
+        if self._recorder is not None:
+            self._recorder.flush()
         position.end()
 
     def state_dict(self) -> dict[str, int]:
@@ -250,6 +256,11 @@ class ClipLoader:
 
     def close(self) -> None:
         """End the worker processes. Iterating again starts new ones."""
+        self._stop()
+        if self._recorder is not None:
+            self._recorder.flush()
+
+    def _stop(self) -> None:
         if self._workers is not None:
             self._workers.close()
         with interrupt_later():
@@ -261,9 +272,32 @@ class ClipLoader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _take_route(self) -> None:
+        route, device = self._asked
+        sampler, index = self.plan.sampler, self.plan.motion_index
+        picks_known = isinstance(sampler, Uniform) or sampler.measure == "packet" or index is not None
+        recorded = ""
+        if self._recorder is not None and not isinstance(sampler, Uniform):
+            picks_known = all(path in self._recorder for path in self.plan.clips.paths)
+            recorded = "; motion curves are there" if picks_known else "; motion curves are being recorded"
+        self.route, reason, self._refusal = _choose_route(
+            route, picks_known=picks_known, device=self.device, asked=device
+        )
+        self.route_reason = reason + recorded
+        log.info("route %s: %s", self.route, self.route_reason)
+
+    def _use_recorded(self) -> None:
+        """Take a sparse route as soon as the curves of all clips have been recorded, here or by other processes."""
+        if self._recorder is None or self.route.endswith("-sparse") or self._asked[0] != "auto":
+            return
+        self._recorder.refresh()
+        if all(path in self._recorder for path in self.plan.clips.paths):
+            self._stop()
+            self._take_route()
+
     def _load(self, epoch: int, iteration: int) -> ClipBatch:
         if self._pipeline is None or self._pipeline_at != (epoch, iteration):
-            self.close()
+            self._stop()
             self._pipeline = self._start(epoch, iteration)
         samples, valid = self.plan.batch(epoch, iteration)
         parts = [
@@ -289,7 +323,7 @@ class ClipLoader:
         assert self._workers is not None
         try:
             with self._workers.call():
-                clips, frames, flips, notes, errors = self._pipeline.run()
+                clips, frames, flips, measured, notes, detours, errors = self._pipeline.run()
         except RuntimeError as error:
             lost = self._workers.obituary()
             self.close()
@@ -297,12 +331,16 @@ class ClipLoader:
                 raise
             names = "".join(f"\n  {self.plan.name(sample)}" for sample in samples.tolist())
             raise ValueError(f"DALI failed on one of these videos or of the next batch:{names}\n{error}") from error
-        for row in range(len(samples)):
+        for row, sample in enumerate(samples.tolist()):
             if text := _text(errors.at(row)):
                 self.close()
                 raise ValueError(text)
             if text := _text(notes.at(row)):
                 self.decoded_on_host[text] += 1
+            if text := _text(detours.at(row)):
+                self.detours[text] += 1
+            if self._recorder is not None:
+                self._record(sample, np.asarray(measured.at(row)))
         # DALI writes no bfloat16; float16 holds normalised pixels at least as finely.
         return (
             from_dlpack(clips.as_tensor()).to(self.dtype),
@@ -310,12 +348,18 @@ class ClipLoader:
             from_dlpack(flips.as_tensor()),
         )
 
+    def _record(self, sample: int, measured: np.ndarray) -> None:
+        assert self._recorder is not None
+        if not np.isnan(measured).any():  # NOT_MEASURED
+            clips = self.plan.clips
+            self._recorder.add(clips.paths[sample], measured, file=clips.file(sample))
+
     def _start(self, epoch: int, iteration: int) -> Pipeline:
         from nvidia.dali import types  # noqa: PLC0415
 
         from .pipelines import decoded_clips, encoded_clips  # noqa: PLC0415  needs DALI
 
-        plan, on_gpu, sparse = self.plan, self.device.type == "cuda", self.route == "gpu-sparse"
+        plan, on_gpu = self.plan, self.device.type == "cuda"
         limit_bytes = int((self._memory_limit_gib or _free_gib(self.device) / 4) * 2**30)
         self._num_parts = num_parts_for(plan, limit_bytes=limit_bytes) if self.route == "gpu" else 1
         common: dict[str, Any] = {
@@ -333,14 +377,15 @@ class ClipLoader:
             "py_start_method": "spawn" if on_gpu or torch.cuda.is_initialized() else "fork",
         }
         if self.route.startswith("host"):
-            host_source = HostSource(plan, start=(epoch, iteration), sparse=self.route == "host-sparse")
+            sparse = self.route == "host-sparse" or (self._recorder is not None and self._asked[0] == "auto")
+            host_source = HostSource(plan, start=(epoch, iteration), sparse=sparse)
             pipeline = decoded_clips(host_source, **common)
         else:
             source = EncodedSource(
                 plan,
                 refusal=self._refusal,
-                sparse=sparse,
-                strict=self._strict,
+                sparse=self.route == "gpu-sparse",
+                strict=self._asked[0] != "auto",
                 part_limit_bytes=limit_bytes,
                 num_parts=self._num_parts,
                 start=(epoch, iteration),
@@ -383,7 +428,8 @@ def _choose_route(
     if route in ("gpu-sparse", "host-sparse") and not picks_known:
         raise ValueError(
             f"route {route!r} decodes chosen frames only, so it needs picks that are known before decoding: "
-            f"sampler=Uniform(...), or a motion_index. Otherwise use route={route.removesuffix('-sparse')!r}."
+            f"sampler=Uniform(...), MotionGuided(measure='packet'), or a motion_index of all clips. Otherwise use "
+            f"route={route.removesuffix('-sparse')!r}."
         )
     host = "host-sparse" if picks_known else "host"
     if device.type == "cuda" and not route.startswith("host"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import fcntl
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -35,11 +36,21 @@ from .annotations import Clips
 from .motion import MEASURES, WORKING_SIDE_PIXELS, Filters, Measure, measure_video, packet_keyframes
 from .packets import open_video, read_packets
 
-__all__ = ["FORMAT_VERSION", "Entry", "MotionIndex", "Summary", "export_json", "import_json", "index_videos"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Entry",
+    "MotionIndex",
+    "MotionRecorder",
+    "Summary",
+    "export_json",
+    "import_json",
+    "index_videos",
+]
 
 FORMAT_VERSION = 1
 
 _METADATA_KEY = b"mgs_dali.motion_index"
+_PIXEL: dict[str, Any] = {"measure": "pixel", "parameters": {"working_side_pixels": WORKING_SIDE_PIXELS}}
 _PART_PATTERN = re.compile(r"part-(\d{6,})\.parquet")
 _SCHEMA = pa.schema(
     [
@@ -214,6 +225,101 @@ class MotionIndex(Mapping[str, np.ndarray]):
         return self._parts[number], row - self._starts[number]
 
 
+class MotionRecorder(Mapping[str, np.ndarray]):
+    """A motion index that a loader fills with the curves that it measures (measure ``pixel``).
+
+    Given to :class:`mgs_dali.ClipLoader` as its motion index, the first epoch runs as without one, and from then on the
+    frames are known before decoding. As a mapping it holds what is in the folder; what is added is there after the next
+    :meth:`flush`. Several processes may record into one folder.
+
+    Args:
+        folder: of the index, made when there is something to write. It may hold an index of measure ``pixel``.
+
+    Raises:
+        ValueError: the folder holds an index of another measure or version.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._index: MotionIndex | None = None
+        self._part_files: list[Path] = []
+        self._rows: dict[str, dict[str, Any]] = {}
+        self.refresh()
+
+    def __reduce__(self) -> tuple[type[MotionRecorder], tuple[Path]]:
+        return MotionRecorder, (self.folder.absolute(),)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __len__(self) -> int:
+        return 0 if self._index is None else len(self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(()) if self._index is None else iter(self._index)
+
+    def __contains__(self, path: object) -> bool:
+        return self._index is not None and path in self._index
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        if self._index is None:
+            raise NotIndexed(f"{path!r} has not been recorded in {self.folder} yet.")
+        return self._index[path]
+
+    def refresh(self) -> None:
+        """Read what this and other processes have written since."""
+        files = _part_files(self.folder)
+        if files == self._part_files:
+            return
+        index = MotionIndex(self.folder)
+        found = {"measure": index.measure, "parameters": index.parameters}
+        if found != _PIXEL:
+            raise ValueError(
+                f"{self.folder} holds curves of {_words(found)}; what is measured while loading is {_words(_PIXEL)}. "
+                "Give another folder, or load with this index as it is: MotionIndex(folder)."
+            )
+        self._index, self._part_files = index, files
+
+    def add(self, path: str, motion: np.ndarray, *, file: Path) -> None:
+        """Take the curve of a video that has just been measured.
+
+        Args:
+            path: of the video in the list.
+            motion: (F - 1,) float32.
+            file: the video itself, whose size and time of change are noted.
+        """
+        if path in self or path in self._rows:
+            return
+        try:
+            stamp = os.stat(file)
+        except OSError:
+            return  # gone meanwhile: the next epoch will say so
+        self._rows[path] = _empty_row(path) | {
+            "size_bytes": stamp.st_size,
+            "mtime_ns": stamp.st_mtime_ns,
+            "num_frames": len(motion) + 1,
+            "motion": np.asarray(motion, np.float32),
+        }
+
+    def flush(self) -> None:
+        """Write what was added as one part of the index.
+
+        Raises:
+            ValueError: the folder cannot be written to, or another indexer keeps it to itself for a minute.
+        """
+        if not self._rows:
+            return
+        with _locked(self.folder, wait_seconds=60.0):
+            known = _known(self.folder, _PIXEL)
+            writer = _Writer(self.folder, _PIXEL, part_num_videos=len(self._rows) + 1, part_seconds=math.inf)
+            for path, row in self._rows.items():
+                if known.get(path) != (row["size_bytes"], row["mtime_ns"], None):
+                    writer.add(row)
+            writer.flush()
+        self._rows.clear()
+        self.refresh()
+
+
 def _read_parts(folder: Path, *, columns: Sequence[str] | None) -> list[_Part]:
     """Read all parts of an index in the order that they were written; none of a folder that is not there."""
     files = _part_files(folder)
@@ -321,22 +427,27 @@ class _Writer:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold a folder for one indexer. The lock goes with the process that holds it, however that ends."""
+    end_seconds = time.monotonic() + wait_seconds
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise ValueError(f"{folder} is a file. Give a folder for the motion index.") from None
     with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise ValueError(
-                f"{folder}: another indexer is writing into this folder ({owner}). Wait for it, stop it, or give "
-                "another --out."
-            ) from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end_seconds:
+                    file.seek(0)
+                    owner = file.read().strip() or "unknown"
+                    raise ValueError(
+                        f"{folder}: another indexer is writing into this folder ({owner}). Wait for it, stop it, or "
+                        "give another folder."
+                    ) from None
+                time.sleep(0.05)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -402,7 +513,7 @@ def index_videos(
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}.")
     out = Path(out)
-    parameters = {"pixel": {"working_side_pixels": WORKING_SIDE_PIXELS}, "pa": filters.parameters if filters else {}}
+    parameters = {"pixel": _PIXEL["parameters"], "pa": filters.parameters if filters else {}}
     identity = {"measure": measure, "parameters": parameters.get(measure, {})}
     paths = list(dict.fromkeys(clips.paths))
     with _locked(out):

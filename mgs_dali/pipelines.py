@@ -16,7 +16,7 @@ from .source import EncodedSource, HostSource
 
 __all__ = ["decoded_clips", "encoded_clips"]
 
-_Outputs = tuple[DataNode, DataNode, DataNode, DataNode, DataNode]
+_Outputs = tuple[DataNode, DataNode, DataNode, DataNode, DataNode, DataNode, DataNode]
 
 _FORMATS = {
     "in_graph": (types.BOOL, 0),
@@ -29,7 +29,9 @@ _FORMATS = {
     "flip": (types.INT32, 0),
     "pixels": (types.UINT8, 4),
     "frames": (types.INT64, 1),
+    "measured": (types.FLOAT, 1),
     "note": (types.UINT8, 1),
+    "detour": (types.UINT8, 1),
     "error": (types.UINT8, 1),
 }
 """Type and number of dimensions of each column that the sources give."""
@@ -66,12 +68,13 @@ def decoded_clips(
         prefetch_batches: how many batches the workers may be ahead.
 
     Returns:
-        clips (T, 3, size, size), frames (T,) int64, flips () int32, notes and errors (L,) uint8.
+        clips (T, 3, size, size), frames (T,) int64, flips () int32, measured motion (F - 1,) or (0,) float32, notes,
+        detours and errors (L,) uint8; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
     clip = augment(pixels, size=size, flip=row["flip"], dtype=dtype)
-    return clip, row["frames"], row["flip"], row["note"], row["error"]
+    return clip, row["frames"], row["flip"], row["measured"], row["note"], row["detour"], row["error"]
 
 
 @pipeline_def(exec_dynamic=True, enable_conditionals=True)
@@ -95,26 +98,28 @@ def encoded_clips(
         prefetch_batches: how many parts of batches the workers may be ahead.
 
     Returns:
-        clips (T, 3, size, size), frames (T,) int64, flips () int32, notes and errors (L,) uint8.
+        clips (T, 3, size, size), frames (T,) int64, flips () int32, measured motion (F - 1,) or (0,) float32, notes,
+        detours and errors (L,) uint8; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     decoder = "mixed" if device == "gpu" else "cpu"
     if row["in_graph"]:
+        measured = row["measured"]
         if source.sparse:
             frames = row["frames"]
             chosen = take_frames(decode_frames(row["file"], row["decoded"], device=decoder), row["places"])
         else:
             video = decode_video(row["file"], device=decoder, num_frames=row["num_frames"])
             if isinstance(sampler, MotionGuided):
-                curve = motion_curve(video)
-                picks = guided_frames(curve, row["targets"], mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+                measured = motion_curve(video).cpu() if device == "gpu" else motion_curve(video)
+                picks = guided_frames(measured, row["targets"], mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
             else:
                 picks = spread_frames(video.shape()[0], row["targets"])
             frames = fn.cast(picks, dtype=types.INT64)
             chosen = take_frames(video, fn.cast(picks, dtype=types.INT32))
         clip = augment(chosen, size=size, crop=row["crop"], flip=row["flip"], dtype=dtype)
     else:
-        frames = row["frames"]
+        frames, measured = row["frames"], row["measured"]
         pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
         clip = augment(pixels, size=size, flip=row["flip"], dtype=dtype)
-    return clip, frames, row["flip"], row["note"], row["error"]
+    return clip, frames, row["flip"], measured, row["note"], row["detour"], row["error"]

@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 Frames = npt.NDArray[np.int64]
 
 PICKS = ("nearest", "inverse")
+LOADER_MEASURES = ("pixel", "packet")
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,26 @@ class MotionGuided:
         mu: exponent that smooths the motion: 0 is uniform in time, 1 is the raw motion, 0.5 is the published value.
         floor: share of the mean motion that is added to every gap, so that still parts keep some frames. 0 adds none.
         pick: ``"nearest"`` (the released code) or ``"inverse"`` (can reach the last frame).
+        measure: how a loader without a motion index measures the motion: ``"pixel"``, which decodes the whole video, or
+            ``"packet"``, the sizes of its compressed frames, for which nothing is decoded.
     """
 
     num_segments: int = 8
     mu: float = 0.5
     floor: float = 0.0
     pick: str = "nearest"
+    measure: str = "pixel"
 
     def __post_init__(self) -> None:
         _check_count("num_segments", self.num_segments)
         _check_smoothing(self.mu, self.floor)
         _check_pick(self.pick)
+        if self.measure not in LOADER_MEASURES:
+            allowed = ", ".join(map(repr, LOADER_MEASURES))
+            raise ValueError(
+                f"measure must be one of {allowed}, found {self.measure!r}. Others need a motion index: mgs-dali index "
+                "LIST --measure NAME."
+            )
 
 
 @dataclass(frozen=True)

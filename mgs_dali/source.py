@@ -19,18 +19,20 @@ from av.video.frame import VideoFrame
 
 from .annotations import Clips
 from .crops import Box, centre_crop, multi_scale_crop
-from .motion import MotionMeter
-from .packets import Scan, check_complete, open_video, scan
+from .motion import MotionMeter, packet_motion
+from .packets import Level, Scan, check_complete, cut, open_video, scan
 from .sampling import MotionGuided, Uniform, motion_guided_frames, segment_targets, uniform_frames
 from .video import decode, decode_chosen, rgb_chosen, rgb_clip
 from .workers import follow_if_spawned
 
 __all__ = [
+    "NOT_MEASURED",
     "Draws",
     "EncodedRow",
     "EncodedSource",
     "HostRow",
     "HostSource",
+    "LoadedClip",
     "Plan",
     "batch_samples",
     "epoch_order",
@@ -138,6 +140,8 @@ class Plan:
     """Labels that change when a clip is flipped ("left to right" becomes "right to left")."""
     motion_index: Mapping[str, np.ndarray] | None = None
     """Path in the list -> motion curve, such as a :class:`mgs_dali.MotionIndex`."""
+    index_is_whole: bool = True
+    """Every video must be in the motion index. Otherwise one that is not is measured as it is decoded."""
 
     def __post_init__(self) -> None:
         if len(self.clips) == 0:
@@ -150,6 +154,11 @@ class Plan:
             raise ValueError(f"rank ({self.rank}) must be below world_size ({self.world_size}).")
         if not 0 <= self.flip_probability <= 1:
             raise ValueError(f"flip_probability ({self.flip_probability}) must be between 0 and 1.")
+        if self.motion_index is not None and getattr(self.sampler, "measure", "") == "packet":
+            raise ValueError(
+                "MotionGuided(measure='packet') measures motion without a motion index, and there is one. Leave out "
+                "one of the two; an index of packet sizes is made with: mgs-dali index LIST --measure packet."
+            )
         for label in (label for pair in (self.flip_label_map or {}).items() for label in pair):
             if not 0 <= label < self.clips.num_classes:
                 raise ValueError(
@@ -185,13 +194,15 @@ class Plan:
         """The motion curve of a sample's video, where there is a motion index.
 
         Raises:
-            ValueError: the index holds none for it.
+            ValueError: the index should hold one, and does not.
         """
         if self.motion_index is None or isinstance(self.sampler, Uniform):
             return None
         try:
             return self.motion_index[self.clips.paths[sample]]
         except KeyError as error:
+            if not self.index_is_whole:
+                return None
             raise ValueError(f"{self.name(sample)}: {error.args[0]}") from None
 
     def labels(self, samples: np.ndarray, flips: np.ndarray) -> np.ndarray:
@@ -216,27 +227,52 @@ class Plan:
 # --- clips on the CPU -----------------------------------------------------------------------------------------------
 
 
+class LoadedClip(NamedTuple):
+    """What :func:`load_clip` gives."""
+
+    pixels: np.ndarray
+    """(T, height, width, 3) uint8, cropped and not resized."""
+    frames: np.ndarray
+    """(T,) int64: which frames these are."""
+    measured: np.ndarray
+    """(F - 1,) float32, the motion curve if it was measured here; :data:`NOT_MEASURED` if not."""
+    detour: str
+    """Why sparse decoding took more than the packets that the frames depend on; empty where it did not, or was not
+    asked for."""
+
+
+NOT_MEASURED = np.full(1, np.nan, np.float32)
+"""In place of a motion curve; that of a video of one frame is empty."""
+
+
 def known_picks(
     targets: np.ndarray, *, sampler: MotionGuided | Uniform, curve: np.ndarray | None, name: str
 ) -> Callable[[Scan], np.ndarray] | None:
     """How frames are chosen by what a scan tells, before decoding; None where the motion must be seen first.
 
-    What is returned raises a ValueError where the curve is not of the video that was scanned.
+    What is returned raises a ValueError where the curve is not of the video that was scanned, or where the sizes of its
+    packets say nothing of motion.
     """
     if isinstance(sampler, Uniform):
         return lambda found: uniform_frames(found.num_frames, targets)
-    if curve is None:
+    if curve is None and sampler.measure != "packet":
         return None
 
     def picks(found: Scan) -> np.ndarray:
+        assert found.packets is not None
         # At level "full" only decoding tells how many frames come out, which indexing has done.
-        counted = found.packets is not None and found.packets.level != "full"
-        if counted and found.num_frames != len(curve) + 1:
+        if curve is not None and found.packets.level != "full" and found.num_frames != len(curve) + 1:
             raise ValueError(
                 f"{name}: the motion index holds {len(curve) + 1} frames of it, the file shows {found.num_frames}. It "
                 "has changed since: run mgs-dali index again."
             )
-        return motion_guided_frames(curve, targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+        motion = packet_motion(found.packets, name=name) if curve is None else curve
+        if curve is None and found.num_frames != len(motion) + 1:
+            raise ValueError(
+                f"{name}: its packets promise {len(motion) + 1} frames, {found.num_frames} come out, so that their "
+                "sizes do not tell when it moves. Use measure='pixel', or a motion index."
+            )
+        return motion_guided_frames(motion, targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
 
     return picks
 
@@ -249,7 +285,7 @@ def load_clip(
     name: str,
     curve: np.ndarray | None = None,
     sparse: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> LoadedClip:
     """Decode a video and take the chosen frames, cropped but not resized.
 
     Where motion has to be measured, it is on the luma plane of each frame; only chosen frames are converted to RGB.
@@ -259,28 +295,31 @@ def load_clip(
         sparse: where the frames are known beforehand, decode only the packets that they depend on
             (:func:`mgs_dali.video.decode_chosen`), instead of every one up to the last. The result is the same.
 
-    Returns:
-        pixels: (T, height, width, 3) uint8.
-        frames: (T,) int64, which frames these are.
-
     Raises:
         ValueError: the video cannot be read or decoded, or the curve is of another video.
     """
     known = known_picks(draws.targets, sampler=sampler, curve=curve, name=name)
-    if known is not None and sparse:
-        with suppress(IndexError):  # fewer frames come out than packets show: seen to below
-            chosen = decode_chosen(file, known, name=name)
-            return rgb_chosen(chosen.frames, chosen.picks, box=draws.box), chosen.picks
     if known is not None:
+        detour = ""
+        if sparse:
+            try:
+                chosen = decode_chosen(file, known, name=name)
+            except IndexError:
+                # Some packets show nothing (a dummy packet of packed B-frames in AVI, a leading frame of an open GOP):
+                # what counts is how many frames come out.
+                detour = "fewer frames come out than its packets promise"
+            else:
+                pixels = rgb_chosen(chosen.frames, chosen.picks, box=draws.box)
+                return LoadedClip(pixels, chosen.picks, NOT_MEASURED, _detour(chosen.level, chosen.reason))
         found = scan(file, name=name)
         check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
         try:
-            return _take(file, known(found), draws, name=name)
+            picks = known(found)
+            pixels = _take(file, picks, draws, name=name)
         except IndexError:
-            # Some packets show nothing (a dummy packet of packed B-frames in AVI, a leading frame of an open GOP):
-            # what counts is how many frames come out.
-            found = replace(found, num_frames=_count_frames(file, name=name))
-            return _take(file, known(found), draws, name=name)
+            picks = known(replace(found, num_frames=_count_frames(file, name=name)))
+            pixels = _take(file, picks, draws, name=name)
+        return LoadedClip(pixels, picks, NOT_MEASURED, _detour("full", detour))
     assert isinstance(sampler, MotionGuided)
 
     meter = MotionMeter()
@@ -295,15 +334,21 @@ def load_clip(
                     kept = None
     if meter.num_frames == 0:
         raise ValueError(f"{name}: no frame could be decoded. Replace the file or take it out of the list.")
-    picks = motion_guided_frames(meter.curve, draws.targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
-    if kept is None:
-        return _take(file, picks, draws, name=name)
-    return rgb_clip(kept, picks, box=draws.box), picks
+    motion = meter.curve
+    picks = motion_guided_frames(motion, draws.targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+    pixels = _take(file, picks, draws, name=name) if kept is None else rgb_clip(kept, picks, box=draws.box)
+    return LoadedClip(pixels, picks, motion, "")
 
 
-def _take(file: Path, picks: np.ndarray, draws: Draws, *, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _detour(level: Level, reason: str) -> str:
+    if not reason:
+        return ""
+    return f"{'by whole GOPs' if level == 'gops' else 'from the first frame on'}, because of: {reason}"
+
+
+def _take(file: Path, picks: np.ndarray, draws: Draws, *, name: str) -> np.ndarray:
     with open_video(file, name=name) as stream:
-        return rgb_clip(decode(stream, name=name), picks, box=draws.box), picks
+        return rgb_clip(decode(stream, name=name), picks, box=draws.box)
 
 
 def _count_frames(file: Path, *, name: str) -> int:
@@ -326,8 +371,12 @@ class HostRow(NamedTuple):
     """(T,) int64."""
     flip: np.ndarray
     """() int32."""
+    measured: np.ndarray
+    """(F - 1,) float32, see :class:`LoadedClip`."""
     note: np.ndarray
     """(0,) uint8: nothing to note."""
+    detour: np.ndarray
+    """(L,) uint8: UTF-8 text, see :class:`LoadedClip`."""
     error: np.ndarray
     """(L,) uint8: UTF-8 text of what is wrong with the sample, empty where nothing is. Errors travel as data because an
     exception in a worker would reach the reader batches too early and leave the pipeline dead."""
@@ -339,13 +388,13 @@ class EncodedRow(NamedTuple):
     in_graph: np.ndarray
     """() bool: decode ``file``; otherwise take ``pixels`` and ``frames``."""
     file: np.ndarray
-    """(bytes,) uint8: the whole video file."""
+    """(bytes,) uint8: the whole video file, or a copy of the packets that the frames depend on."""
     num_frames: np.ndarray
     """() int32: frames of the video. DALI counts packets, also those that show nothing, and adds black frames."""
     targets: np.ndarray
     """(T,) float64."""
     decoded: np.ndarray
-    """(U,) int32: the frames to decode, sorted, each once; where they are known before."""
+    """(U,) int32: the frames of ``file`` to decode, sorted, each once; where they are known before."""
     places: np.ndarray
     """(T,) int32: where in ``decoded`` each segment's frame is."""
     crop: np.ndarray
@@ -356,8 +405,12 @@ class EncodedRow(NamedTuple):
     """(T, height, width, 3) uint8, cropped."""
     frames: np.ndarray
     """(T,) int64."""
+    measured: np.ndarray
+    """(F - 1,) float32, see :class:`LoadedClip`."""
     note: np.ndarray
     """(L,) uint8: UTF-8 text of why the graph does not decode this video, empty where it does."""
+    detour: np.ndarray
+    """(L,) uint8: UTF-8 text, see :class:`LoadedClip`."""
     error: np.ndarray
     """(L,) uint8, see :class:`HostRow`."""
 
@@ -375,7 +428,7 @@ class HostSource:
     start: tuple[int, int] = (0, 0)
     """(epoch, iteration) of the first batch."""
     sparse: bool = False
-    """Decode only the packets that the picks depend on, see :func:`load_clip`."""
+    """Where picks are known before decoding, decode only the packets that they depend on, see :func:`load_clip`."""
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
         epoch, samples = _batch_at(self.plan, self.start, info.iteration)
@@ -385,7 +438,7 @@ class HostSource:
         plan = self.plan
         draws, error = plan.draws(epoch, sample), ""
         try:
-            pixels, frames = load_clip(
+            clip = load_clip(
                 plan.clips.file(sample),
                 draws,
                 sampler=plan.sampler,
@@ -394,8 +447,16 @@ class HostSource:
                 sparse=self.sparse,
             )
         except ValueError as reason:
-            pixels, frames, error = *_nothing(plan.sampler.num_segments), str(reason)
-        return HostRow(pixels, frames, np.array(draws.flip, np.int32), _text(""), _text(error))
+            clip, error = _no_clip(plan.sampler.num_segments), str(reason)
+        return HostRow(
+            pixels=clip.pixels,
+            frames=clip.frames,
+            flip=np.array(draws.flip, np.int32),
+            measured=clip.measured,
+            note=_text(""),
+            detour=_text(clip.detour),
+            error=_text(error),
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -447,24 +508,28 @@ class EncodedSource:
         sampler, path = plan.sampler, plan.clips.file(sample)
         draws = plan.draws(epoch, sample)
         file, num_frames, note, error, crop, used = b"", 0, "", "", (0, 0, 1, 1), 0
-        pixels, frames = _nothing(sampler.num_segments)
+        clip = _no_clip(sampler.num_segments)
+        in_file = clip.frames
         try:
-            file, found = _read(path, name=name)
+            curve = plan.curve(sample)
+            if self.sparse:
+                known = known_picks(draws.targets, sampler=sampler, curve=curve, name=name)
+                assert known is not None
+                piece = cut(path, known, name=name)
+                file, found, in_file = piece.file, piece.scan, piece.frames
+                clip = clip._replace(frames=piece.picks, detour=_detour(piece.level, piece.reason))
+            else:
+                file, found = _read(path, name=name)
             num_frames = found.num_frames
             crop = draws.box(found.width, found.height)
             used = graph_bytes(found, num_frames=sampler.num_segments if self.sparse else found.num_frames)
             note = self._note(found, used=used, budget=budget, name=name)
-            if self.sparse:
-                known = known_picks(draws.targets, sampler=sampler, curve=plan.curve(sample), name=name)
-                assert known is not None
-                frames = known(found)
             if note:
                 file, used = b"", 0
-                curve = plan.curve(sample)
-                pixels, frames = load_clip(path, draws, sampler=sampler, name=name, curve=curve, sparse=True)
+                clip = load_clip(path, draws, sampler=sampler, name=name, curve=curve, sparse=True)
         except ValueError as reason:
             file, used, error = b"", 0, str(reason)
-        decoded, places = np.unique(frames, return_inverse=True)
+        decoded, places = np.unique(in_file, return_inverse=True)
         return EncodedRow(
             in_graph=np.array(bool(file)),
             file=np.frombuffer(file or b"\0", np.uint8),
@@ -474,9 +539,11 @@ class EncodedSource:
             places=places.astype(np.int32),
             crop=np.array(crop, np.int32),
             flip=np.array(draws.flip, np.int32),
-            pixels=pixels,
-            frames=frames,
+            pixels=clip.pixels,
+            frames=clip.frames,
+            measured=clip.measured,
             note=_text(note),
+            detour=_text(clip.detour),
             error=_text(error),
         ), used
 
@@ -537,9 +604,10 @@ def _read(path: Path, *, name: str) -> tuple[bytes, Scan]:
     return file, found
 
 
-def _nothing(num_segments: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and frames of the right rank where there are none: never delivered."""
-    return np.zeros((num_segments, 1, 1, 3), np.uint8), np.zeros(num_segments, np.int64)
+def _no_clip(num_segments: int) -> LoadedClip:
+    """Arrays of the right rank where there is no clip: never delivered."""
+    pixels, frames = np.zeros((num_segments, 1, 1, 3), np.uint8), np.zeros(num_segments, np.int64)
+    return LoadedClip(pixels, frames, NOT_MEASURED, "")
 
 
 def _text(text: str) -> np.ndarray:

@@ -352,6 +352,35 @@ def test_sparse_counts_chosen_frames_only_against_the_limit(mixed: Clips) -> Non
     assert sparse.decoded_on_host == {}
 
 
+def test_sparse_takes_motion_guided_picks_by_packet_sizes(mixed: Clips) -> None:
+    taken, sampler = only(mixed, 0, 2, 5), MotionGuided(num_segments=6, measure="packet")
+    sparse, host = (load(taken, route=route, sampler=sampler) for route in ("gpu-sparse", "host"))
+    assert_same_clips(sparse, host)
+    with ClipLoader(taken, sampler=sampler, batch_size=2, training=True, device="cpu") as loader:
+        assert loader.route == "host-sparse"
+
+
+def test_detours_are_counted_and_logged(
+    mixed: Clips, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(tmp_path / "i.mp4", moving_disc(20), "libx264", options={"x264-params": "keyint=20:interlaced=1"})
+    clips = clip_table(tmp_path, ["i.mp4", str(mixed.file(0)), "i.mp4"])
+    reason = "from the first frame on, because of: interlaced H.264"
+    options: dict[str, Any] = {"sampler": Uniform(2), "batch_size": 3, "training": False, "num_workers": 1}
+    with (
+        caplog.at_level(logging.INFO, logger="mgs_dali"),
+        ClipLoader(clips, device="cpu", size=SIZE, **options) as loader,
+    ):
+        for _ in range(2):
+            list(loader)
+        assert loader.detours == {reason: 4}
+    assert f"epoch 1: 2 clips were decoded {reason}" in caplog.messages
+    not_strict(monkeypatch, nvdec.refusal_without_gpu, route="gpu-sparse")
+    with ClipLoader(clips, device="cpu", size=SIZE, **options) as loader:
+        list(loader)
+        assert loader.detours == {reason: 2}
+
+
 def test_sparse_refuses_motion_guided_picks(mixed: Clips) -> None:
     with pytest.raises(ValueError, match=r"route 'gpu-sparse' .* picks that are known before decoding.*route='gpu'"):
         load(mixed, route="gpu-sparse", sampler=MotionGuided())

@@ -111,7 +111,7 @@ def test_clips_are_crops_of_the_frames_that_the_batch_names(dali_videos: Clips) 
         for iteration, batch in enumerate(loader):
             for row, sample in enumerate(batch.samples.tolist()):
                 draws = loader.plan.draws(0, sample)
-                pixels, frames = load_clip(dali_videos.file(sample), draws, sampler=MotionGuided(4), name="v")
+                pixels, frames, *_ = load_clip(dali_videos.file(sample), draws, sampler=MotionGuided(4), name="v")
                 assert batch.frames[row].tolist() == frames.tolist()
                 cut = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float()
                 resized = torch.nn.functional.interpolate(cut, (48, 48), mode="bilinear", antialias=True)

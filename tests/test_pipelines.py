@@ -52,7 +52,7 @@ def batches(route: str, plan: Plan, *, workers: int = 1, start: tuple[int, int] 
         pipeline.start_py_workers()
     pipeline.build()
     while True:
-        clips, frames, flips, _, errors = pipeline.run()
+        clips, frames, flips, *_, errors = pipeline.run()
         outputs = (clips, frames, flips, errors)
         yield [[np.array(output.at(row)) for row in range(plan.batch_size)] for output in outputs]
 
@@ -78,7 +78,7 @@ def test_batches_are_those_of_the_plan(dali_videos: Clips, route: str, sampler: 
         samples, _ = plan.batch(epoch, iteration)
         for row, sample in enumerate(samples.tolist()):
             draws = plan.draws(epoch, sample)
-            pixels, picks = load_clip(dali_videos.file(sample), draws, sampler=sampler, name="v")
+            pixels, picks, *_ = load_clip(dali_videos.file(sample), draws, sampler=sampler, name="v")
             assert errors[row].size == 0
             assert kind(frames[row]) == ("int64", (4,))
             assert kind(clips[row]) == ("float32", (4, 3, SIZE, SIZE))
@@ -115,7 +115,7 @@ def test_hidden_frames_do_not_become_black_pictures(videos: dict[str, Path], sam
     ((clip,), (frames,), _, (error,)) = next(batches("gpu", plan))
     assert error.tobytes() == b""
     assert frames.max() < NUM_FRAMES
-    pixels, picks = load_clip(file, plan.draws(0, 0), sampler=sampler, name="v")
+    pixels, picks, *_ = load_clip(file, plan.draws(0, 0), sampler=sampler, name="v")
     assert np.abs(frames - picks).max() <= 1
     np.testing.assert_allclose(to_levels(clip).mean(axis=(2, 3)), pixels.mean(axis=(1, 2)), atol=2)
 
@@ -128,7 +128,7 @@ def test_frames_that_an_edit_list_leaves_out_do_not_become_black_pictures(
     plan = plan_of(clip_table(tmp_path, ["cut.mp4"]), sampler, batch_size=1, training=False)
     ((clip,), (frames,), _, (error,)) = next(batches("gpu", plan))
     assert error.tobytes().decode() == ""
-    pixels, picks = load_clip(file, plan.draws(0, 0), sampler=sampler, name="v")
+    pixels, picks, *_ = load_clip(file, plan.draws(0, 0), sampler=sampler, name="v")
     assert np.abs(frames - picks).max() <= 1
     np.testing.assert_allclose(to_levels(clip).mean(axis=(2, 3)), pixels.mean(axis=(1, 2)), atol=2)
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from mgs_dali import source
 from mgs_dali.annotations import Clips
+from mgs_dali.motion import measure_video
 from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.packets import Scan, open_video, scan
 from mgs_dali.sampling import MotionGuided, Uniform, motion_guided_frames, uniform_frames
@@ -283,7 +284,7 @@ def restated_picks(file: Path, targets: np.ndarray, sampler: Sampler) -> np.ndar
 @pytest.mark.parametrize("name", ["h264", "vp8", "vp8-hidden", "vp9", "mjpeg"])
 def test_load_clip(videos: dict[str, Path], name: str, sampler: Sampler, training: bool) -> None:
     draws = draw(sample=3, training=training, num_segments=sampler.num_segments, size=48)
-    pixels, frames = load_clip(videos[name], draws, sampler=sampler, name="v")
+    pixels, frames, *_ = load_clip(videos[name], draws, sampler=sampler, name="v")
     assert (frames.dtype.name, pixels.dtype.name) == ("int64", "uint8")
     assert frames.tolist() == restated_picks(videos[name], draws.targets, sampler).tolist()
     x, y, width, height = draws.box(96, 64)
@@ -308,7 +309,7 @@ def test_clips_too_long_for_memory_are_the_same(
     monkeypatch.setattr(source, "KEPT_FRAMES_MIB", 0)
     twice = load_clip(videos[name], draws, sampler=sampler, name="v")
     assert num_opened == 2
-    for one, other in zip(once, twice, strict=True):
+    for one, other in zip(once[:3], twice[:3], strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -316,27 +317,76 @@ def test_clips_too_long_for_memory_are_the_same(
 @pytest.mark.parametrize("num_frames", [1, 2])
 def test_clips_from_very_short_videos(tmp_path: Path, sampler: Sampler, num_frames: int) -> None:
     file = encode(tmp_path / "short.mkv", moving_disc(num_frames, action=(0, 1)), "ffv1")
-    pixels, frames = load_clip(file, draw(num_segments=3, training=False), sampler=sampler, name="v")
+    pixels, frames, *_ = load_clip(file, draw(num_segments=3, training=False), sampler=sampler, name="v")
     assert pixels.shape[0] == 3
     assert set(frames.tolist()) <= set(range(num_frames))
 
 
-def test_packets_that_show_nothing_do_not_shorten_uniform_clips(videos: dict[str, Path], tmp_path: Path) -> None:
+def late_start(video: Path, file: Path) -> Path:
     """A file whose packets are more than its frames: H.264 that starts inside a GOP after a cut."""
-    file = tmp_path / "late.mkv"
-    with av.open(str(videos["h264"])) as original, av.open(str(file), "w") as copy:
+    with av.open(str(video)) as original, av.open(str(file), "w") as copy:
         stream = copy.add_stream_from_template(original.streams.video[0])
         for index, packet in enumerate(original.demux(video=0)):
             if packet.dts is not None and index >= 12:
                 packet.stream = stream
                 copy.mux(packet)
+    return file
+
+
+def test_packets_that_show_nothing_do_not_shorten_uniform_clips(videos: dict[str, Path], tmp_path: Path) -> None:
+    file = late_start(videos["h264"], tmp_path / "late.mkv")
     num_frames = len(decode_all(file))
     assert num_frames < scan(file).num_frames
     draws = draw(training=False)
-    pixels, frames = load_clip(file, draws, sampler=Uniform(8), name="v")
+    pixels, frames, *_ = load_clip(file, draws, sampler=Uniform(8), name="v")
     assert frames.tolist() == [int((2 * k + 1) * num_frames / 16) for k in range(8)]
     x, y, width, height = draws.box(96, 64)
     np.testing.assert_array_equal(pixels, decode_all(file)[frames, y : y + height, x : x + width])
+
+
+def test_picks_by_packet_sizes_need_no_motion_pass(videos: dict[str, Path]) -> None:
+    sampler = MotionGuided(6, measure="packet")
+    draws = draw(num_segments=6, training=False)
+    clip = load_clip(videos["h264"], draws, sampler=sampler, name="v", sparse=True)
+    motion = measure_video(videos["h264"], measure="packet").motion
+    assert clip.frames.tolist() == motion_guided_frames(motion, draws.targets).tolist()
+    x, y, width, height = draws.box(96, 64)
+    expected = decode_all(videos["h264"])[clip.frames, y : y + height, x : x + width]
+    np.testing.assert_array_equal(clip.pixels, expected)
+    assert np.isnan(clip.measured).all()
+    assert clip.detour == ""
+    whole = load_clip(videos["h264"], draws, sampler=sampler, name="v")
+    np.testing.assert_array_equal(whole.pixels, clip.pixels)
+
+
+def test_packet_sizes_of_keyframes_say_nothing(videos: dict[str, Path]) -> None:
+    draws = draw(num_segments=4, training=False)
+    with pytest.raises(ValueError, match=r"^v: all of its 60 frames are keyframes.*Use measure pixel"):
+        load_clip(videos["mjpeg"], draws, sampler=MotionGuided(4, measure="packet"), name="v", sparse=True)
+
+
+def test_packet_sizes_need_packets_that_show_frames(videos: dict[str, Path], tmp_path: Path) -> None:
+    file = late_start(videos["h264"], tmp_path / "late.mkv")
+    sampler, draws = MotionGuided(64, measure="packet"), draw(num_segments=64, training=False)
+    with pytest.raises(ValueError, match=r"^v: its packets promise \d+ frames, \d+ come out.*measure='pixel'"):
+        load_clip(file, draws, sampler=sampler, name="v", sparse=True)
+
+
+def test_what_sparse_decoding_could_not_leave_out_is_said(videos: dict[str, Path], tmp_path: Path) -> None:
+    draws = draw(num_segments=4, training=False)
+    interlaced = encode(
+        tmp_path / "i.mp4", moving_disc(30), "libx264", options={"x264-params": "keyint=20:interlaced=1"}
+    )
+    late = late_start(videos["h264"], tmp_path / "late.mkv")
+    for file, detour in (
+        (videos["h264"], ""),
+        (interlaced, "from the first frame on, because of: interlaced H.264"),
+        (late, "from the first frame on, because of: "),
+    ):
+        clip = load_clip(file, draws, sampler=Uniform(4), name="v", sparse=True)
+        assert clip.detour.startswith(detour)
+        assert bool(clip.detour) == bool(detour)
+        assert load_clip(file, draws, sampler=Uniform(4), name="v").detour == ""
 
 
 @pytest.mark.parametrize("sampler", [MotionGuided(4), Uniform(4)], ids=str)
@@ -379,22 +429,23 @@ def test_host_source_gives_the_rows_of_the_plan(dali_videos: Clips, start: tuple
     for steps in (0, 1, 5):
         position = start[0] * 4 + start[1] + steps
         epoch, samples = position // 4, expected_samples(plan, position // 4, position % 4)
-        pixels, frames, flips, notes, errors = rows(SimpleNamespace(iteration=steps, epoch_idx=99))
-        assert texts(notes) == texts(errors) == [""] * 3
+        pixels, frames, flips, measured, notes, detours, errors = rows(SimpleNamespace(iteration=steps, epoch_idx=99))
+        assert texts(notes) == texts(detours) == texts(errors) == [""] * 3
         for row, sample in enumerate(samples):
             draws = plan.draws(epoch, sample)
-            clip, picks = load_clip(dali_videos.file(sample), draws, sampler=plan.sampler, name="v")
+            clip, picks, *_ = load_clip(dali_videos.file(sample), draws, sampler=plan.sampler, name="v")
             np.testing.assert_array_equal(pixels[row], clip)
             assert frames[row].tolist() == picks.tolist()
             assert (kind(flips[row]), bool(flips[row])) == (("int32", ()), draws.flip)
+            np.testing.assert_array_equal(measured[row], measure_video(dali_videos.file(sample)).motion)
 
 
 def test_encoded_source_gives_the_rows_of_the_plan(dali_videos: Clips) -> None:
     plan = plan_of(dali_videos, flip_probability=0.5, size=48, rank=1, world_size=2)
     rows = EncodedSource(plan, refusal_without_gpu, start=(1, 1))
     columns = rows(SimpleNamespace(iteration=2))  # the second batch of epoch 2
-    in_graph, files, counts, targets, crops, flips, _, _, notes, errors = columns
-    assert texts(notes) == texts(errors) == [""] * 3
+    in_graph, files, counts, targets, crops, flips, _, _, _, notes, detours, errors = columns
+    assert texts(notes) == texts(detours) == texts(errors) == [""] * 3
     for row, sample in enumerate(expected_samples(plan, 2, 1)):
         assert (kind(in_graph[row]), bool(in_graph[row])) == (("bool", ()), True)
         assert (kind(counts[row]), int(counts[row])) == (("int32", ()), len(decode_all(dali_videos.file(sample))))
@@ -435,7 +486,7 @@ def test_bad_samples_are_rows_with_a_text(videos: dict[str, Path], tmp_path: Pat
     assert f"({NUM_FRAMES} frames of" in codec
     assert "Use route='auto', which decodes such videos on the CPU" in codec
 
-    pixels, frames, _, _, errors = HostSource(plan)(SimpleNamespace(iteration=0))
+    pixels, frames, *_, errors = HostSource(plan)(SimpleNamespace(iteration=0))
     good, missing, text, cut, h264 = texts(errors)
     assert (good, h264) == ("", "")
     assert "The file is damaged" in cut  # half a packet
@@ -462,6 +513,25 @@ def test_sources_work_in_spawned_processes(dali_videos: Clips) -> None:
             assert len(one) == len(other) == 3
             for a, b in zip(one, other, strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+def test_the_graph_is_given_copies_of_the_needed_packets(tmp_path: Path) -> None:
+    encode(tmp_path / "v.webm", moving_disc(60), "libvpx-vp9", gop=10, options={"deadline": "realtime"})
+    plan = plan_of(clip_table(tmp_path, ["v.webm"]), sampler=Uniform(2), batch_size=1, training=False)
+    rows = EncodedSource(plan, refusal_without_gpu, sparse=True)
+    columns = dict(zip(rows.columns, rows(SimpleNamespace(iteration=0)), strict=True))
+    assert columns["frames"][0].tolist() == [15, 45]
+    file = columns["file"][0].tobytes()
+    assert len(file) < (tmp_path / "v.webm").stat().st_size
+    assert scan(file).num_packets <= 12  # of two GOPs, up to the sixth packet each
+    (tmp_path / "copy.mkv").write_bytes(file)
+    chosen = decode_all(tmp_path / "copy.mkv")[columns["decoded"][0]][columns["places"][0]]
+    np.testing.assert_array_equal(chosen, decode_all(tmp_path / "v.webm")[[15, 45]])
+
+
+def test_packet_measure_and_an_index_exclude_each_other(dali_videos: Clips) -> None:
+    with pytest.raises(ValueError, match=r"measure='packet'.*Leave out one"):
+        plan_of(dali_videos, sampler=MotionGuided(2, measure="packet"), motion_index={})
 
 
 def test_plans_can_be_changed_and_compared(dali_videos: Clips) -> None:

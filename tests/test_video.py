@@ -12,12 +12,9 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 from conftest import HEIGHT, NUM_FRAMES, WIDTH, decode_all, encode, kind, moving_disc
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mgs_dali.packets import open_video
 from mgs_dali.video import decode, luma, rgb, rgb_clip
-
 
 # --- luma -----------------------------------------------------------------------------------------------------------
 

@@ -182,7 +182,7 @@ class _ClipDataset(Dataset[_Row | str]):
         plan, draws = self.plan, self.plan.draws(epoch, sample)
         try:
             file, name, curve = plan.clips.file(sample), plan.name(sample), plan.curve(sample)
-            pixels, frames = load_clip(file, draws, sampler=plan.sampler, name=name, curve=curve)
+            pixels, frames, *_ = load_clip(file, draws, sampler=plan.sampler, name=name, curve=curve)
         except ValueError as error:
             return str(error)  # as data: DataLoader would wrap an exception in its own text and a traceback
         clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (T, 3, height, width)
