@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from conftest import clip_table, decode_all, encode, moving_disc
 
+from mgs_dali import nvdec
 from mgs_dali.annotations import Clips
-from mgs_dali.motion_index import MotionIndex, index_videos
+from mgs_dali.motion import measure_video
+from mgs_dali.motion_index import MotionIndex, MotionRecorder, index_videos
 from mgs_dali.sampling import MotionGuided, Uniform
 from mgs_dali.source import load_clip
 
@@ -26,6 +28,7 @@ pytest.importorskip("torch")
 
 import torch
 
+from mgs_dali import loader as loader_module
 from mgs_dali.loader import ClipBatch, ClipLoader, Position, default_num_workers
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
@@ -746,3 +749,105 @@ def test_a_video_that_changed_since_it_was_indexed(motion_index: tuple[Clips, Mo
         ),
     ):
         next(iter(loader))
+
+
+# --- recording ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_recorded_serves_from_the_second_epoch_on(
+    motion_index: tuple[Clips, MotionIndex], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips, index = motion_index
+    recorder = MotionRecorder(tmp_path / "motion")
+    with (
+        caplog.at_level("INFO", logger="mgs_dali"),
+        make(clips) as plain,
+        make(clips, motion_index=recorder) as recording,
+    ):
+        for route in ("host", "host-sparse", "host-sparse"):
+            assert_same(list(recording), list(plain))
+            assert recording.route == route
+    routes = [message for message in caplog.messages if message.startswith("route host") and "motion curves" in message]
+    assert len(routes) == 2
+    assert routes[0].endswith("; motion curves are being recorded")
+    assert routes[1].startswith("route host-sparse: ")
+    found = MotionIndex(tmp_path / "motion")
+    assert set(found) == set(index)
+    for path in index:
+        np.testing.assert_array_equal(found[path], index[path])
+    # what indexing the list would have made: it has nothing left to do
+    again = index_videos(clips, tmp_path / "motion", num_workers=1, progress=False)
+    assert (again.num_known, again.num_measured) == (len(clips), 0)
+    with make(clips, motion_index=MotionRecorder(tmp_path / "motion")) as later:
+        assert later.route == "host-sparse"
+
+
+def test_an_epoch_that_is_left_early_keeps_what_it_measured(
+    motion_index: tuple[Clips, MotionIndex], tmp_path: Path
+) -> None:
+    clips, _ = motion_index
+    with make(clips, motion_index=MotionRecorder(tmp_path), batch_size=2) as recording:
+        next(iter(recording))
+    assert len(MotionIndex(tmp_path)) == 2
+    with make(clips, batch_size=2) as plain, make(clips, motion_index=MotionRecorder(tmp_path), batch_size=2) as rest:
+        assert rest.route == "host"  # some are known, some are measured
+        assert_same(list(rest), list(plain))
+    assert len(MotionIndex(tmp_path)) == len(clips)
+
+
+def test_ranks_share_what_they_record(motion_index: tuple[Clips, MotionIndex], tmp_path: Path) -> None:
+    clips, _ = motion_index
+    options: dict[str, Any] = {"batch_size": 2, "world_size": 2}
+    with (
+        make(clips, rank=0, motion_index=MotionRecorder(tmp_path), **options) as first,
+        make(clips, rank=1, motion_index=MotionRecorder(tmp_path), **options) as second,
+        make(clips, rank=1, **options) as plain,
+    ):
+        list(first)
+        assert_same(list(second), list(plain))
+        assert_same(list(second), list(plain))
+        assert second.route == "host-sparse"
+        list(first)
+        assert first.route == "host-sparse"
+
+
+def test_the_graph_s_curves_are_recorded(dali_videos: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(_: str, *, picks_known: bool, **__: Any) -> tuple[str, str, Any]:
+        return ("gpu-sparse" if picks_known else "gpu"), "a stand-in", nvdec.refusal_without_gpu
+
+    monkeypatch.setattr(loader_module, "_choose_route", choose)
+    with make(dali_videos, motion_index=MotionRecorder(tmp_path)) as loader:
+        first = list(loader)
+        assert loader.route == "gpu"
+        second = list(loader)
+        assert loader.route == "gpu-sparse"
+    found = MotionIndex(tmp_path)
+    for path in dali_videos.paths:
+        expected = measure_video(dali_videos.root / path).motion
+        # A factor apart for full-range JPEG, and by the rounding of RGB on the way; sampling sees shares only.
+        np.testing.assert_allclose(found[path] / found[path].sum(), expected / expected.sum(), atol=5e-3)
+    assert len(first) == len(second)
+
+
+def test_a_video_of_one_frame_is_recorded_too(tmp_path: Path) -> None:
+    encode(tmp_path / "one.mkv", moving_disc(1), "ffv1")
+    clips = clip_table(tmp_path, ["one.mkv"])
+    with make(clips, motion_index=MotionRecorder(tmp_path / "motion"), batch_size=1) as loader:
+        list(loader)
+        list(loader)
+        assert loader.route == "host-sparse"
+    assert MotionIndex(tmp_path / "motion")["one.mkv"].shape == (0,)
+
+
+def test_recording_into_an_index_of_another_measure_is_refused(
+    motion_index: tuple[Clips, MotionIndex], tmp_path: Path
+) -> None:
+    clips = motion_index[0]
+    index_videos(clips, tmp_path, measure="packet", num_workers=1, progress=False)
+    with pytest.raises(ValueError, match=r"holds curves of measure packet; what is measured while loading is measure"):
+        MotionRecorder(tmp_path)
+
+
+def test_a_sparse_route_by_name_waits_for_no_recording(dali_videos: Clips, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"route 'host-sparse' .* a motion_index of all clips"):
+        make(dali_videos, route="host-sparse", motion_index=MotionRecorder(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ from mgs_dali.motion import Filters, Measure, Measured, measure_video, pixel_mot
 from mgs_dali.motion_index import (
     FORMAT_VERSION,
     MotionIndex,
+    MotionRecorder,
     Summary,
     export_json,
     import_json,
@@ -726,3 +728,53 @@ def test_export_that_cannot_be_written(clips: Clips, tmp_path: Path) -> None:
     index(clip_table(clips.root, ["bad.mp4"]), tmp_path / "bad")
     with pytest.raises(ValueError, match="holds no curve, there is nothing to write"):
         export_json(MotionIndex(tmp_path / "bad"), tmp_path / "out.json")
+
+
+# --- recording ------------------------------------------------------------------------------------------------------
+
+
+def test_a_recorder_is_an_index_of_what_was_flushed(videos: dict[str, Path], tmp_path: Path) -> None:
+    recorder = MotionRecorder(tmp_path / "motion")
+    assert (len(recorder), list(recorder), "a.mp4" in recorder) == (0, [], False)
+    with pytest.raises(KeyError, match=r"'a\.mp4' has not been recorded in"):
+        recorder["a.mp4"]
+    curve = np.arange(5, dtype=np.float32)
+    recorder.add("a.mp4", curve, file=videos["h264"])
+    recorder.add("a.mp4", curve * 2, file=videos["h264"])  # measured twice in one epoch: the first counts
+    recorder.add("gone.mp4", curve, file=tmp_path / "gone.mp4")
+    assert len(recorder) == 0
+    recorder.flush()
+    recorder.flush()
+    assert list(recorder) == ["a.mp4"]
+    assert recorder["a.mp4"].tolist() == [0, 1, 2, 3, 4]
+    assert len(list((tmp_path / "motion").glob("part-*.parquet"))) == 1
+    assert MotionIndex(tmp_path / "motion").entry("a.mp4").size_bytes == videos["h264"].stat().st_size
+    assert list(pickle.loads(pickle.dumps(recorder))) == ["a.mp4"]
+
+
+def test_recorders_of_several_processes_share_a_folder(videos: dict[str, Path], tmp_path: Path) -> None:
+    one, other = MotionRecorder(tmp_path), MotionRecorder(tmp_path)
+    curve = np.ones(3, np.float32)
+    one.add("a.mp4", curve, file=videos["h264"])
+    other.add("a.mp4", curve, file=videos["h264"])  # fills up a batch of both
+    other.add("b.mp4", curve, file=videos["vp9"])
+    one.flush()
+    other.flush()
+    assert "b.mp4" not in one
+    one.refresh()
+    assert sorted(one) == sorted(other) == ["a.mp4", "b.mp4"]
+    rows = [pq.read_table(file).num_rows for file in sorted(tmp_path.glob("*.parquet"))]
+    assert rows == [1, 1]
+
+
+def test_a_recorder_waits_for_an_indexer_and_then_says_who_it_is(
+    videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = MotionRecorder(tmp_path)
+    recorder.add("a.mp4", np.ones(3, np.float32), file=videos["h264"])
+    ticks = itertools.count(step=40)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
+    with motion_index._locked(tmp_path), pytest.raises(ValueError, match=r"another indexer .* \(process \d+ on"):
+        recorder.flush()
+    recorder.flush()
+    assert "a.mp4" in recorder

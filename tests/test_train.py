@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
-from training import NUM_TRAIN, SMALL, metrics, train, write_data
+from training import NUM_TRAIN, NUM_VAL, SMALL, metrics, train, write_data
 
+from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import MotionGuided, Uniform
 from train.command_line import parse_command_line
 from train.recipe import RECIPES, Recipe, field_docs
@@ -112,6 +113,8 @@ def test_teaches_what_is_wrong_with_a_recipe(tmp_path: Path, text: str, message:
         (["--loader", "gpu"], r"loader must be one of 'dali', 'cpu', found gpu"),
         (["--loader", "cpu", "--route", "host"], r"--route host is for --loader dali"),
         (["--resume", "auto"], r"--resume auto needs --out"),
+        (["--motion-index", "auto", "--loader", "cpu"], r"--motion-index auto records .* with --loader cpu"),
+        (["--motion-index", "auto", "--eval", "a.ckpt"], r"--motion-index auto records .* with --eval"),
         (["--resume", "gone.ckpt"], r"gone\.ckpt: no such checkpoint"),
         (["--eval", "a.ckpt", "--resume", "b.ckpt"], r"--eval and --resume exclude each other"),
         (["--lr-steps", "[4, 2]"], r"lr_steps \(\[4, 2\]\) must be numbers of epochs"),
@@ -165,7 +168,7 @@ def test_a_training_leaves_its_files_and_ends_with_the_best(data: Path, trained:
     assert {"config.yaml", "metrics.jsonl", "last.ckpt", "best.ckpt"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not [name for name in names if name.endswith(".part")]
-    assert "route cpu (PyAV and torchvision in 1 worker processes)" in stderr
+    assert "route cpu: PyAV and torchvision in 1 worker processes" in stderr
     assert "14 to train on, 5 to validate on, 3 classes" in stderr
     assert "precision 32-true (on the CPU)" in stderr
 
@@ -269,10 +272,21 @@ def test_trains_with_dali(data: Path, tmp_path: Path, trained: tuple[str, str]) 
     pytest.importorskip("nvidia.dali")
     out = tmp_path / "run"
     stdout, stderr = train(data, *SMALL, "--epochs", "2", "--out", str(out))
-    assert "route host (" in stderr
+    assert "route host: " in stderr
     assert [list(line) for line in metrics(out)] == [KEYS, KEYS]
     assert stdout.splitlines()[-1].startswith("best val/top1 ")
     # The same clips but for the rounding of pixels, hence nearly the same loss as long as the weights are the same.
+    assert trained
+    first = [lines[0]["train/loss"] for lines in (metrics(out), metrics(data / "run"))]
+    assert first[0] == pytest.approx(first[1], rel=0.05)
+
+
+def test_records_motion_in_the_first_epoch(data: Path, tmp_path: Path, trained: tuple[str, str]) -> None:
+    out = tmp_path / "out"
+    _, stderr = train(data, *SMALL, "--epochs", "2", "--out", str(out), "--motion-index", "auto")
+    assert "motion curves are being recorded" in stderr
+    assert stderr.count("route host-sparse") == 2  # training and validation, from their second epoch on
+    assert len(MotionIndex(out / "motion")) == NUM_TRAIN + NUM_VAL
     assert trained
     first = [lines[0]["train/loss"] for lines in (metrics(out), metrics(data / "run"))]
     assert first[0] == pytest.approx(first[1], rel=0.05)

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.demo import make_demo
 from mgs_dali.loader import ClipLoader
-from mgs_dali.motion_index import MotionIndex
+from mgs_dali.motion_index import MotionIndex, MotionRecorder
 from models.tsm import TSM, parameter_groups
 
 from .checkpoint import Checkpoint
@@ -133,9 +133,9 @@ def _read_list(recipe: Recipe, file: str | None) -> Clips:
 
 
 def make_loader(
-    fabric: Fabric, options: Options, recipe: Recipe, clips: Clips, *, training: bool
+    fabric: Fabric, options: Options, recipe: Recipe, clips: Clips, *, training: bool, out: Path | None = None
 ) -> ClipLoader | CpuLoader:
-    """The loader of this process."""
+    """The loader of this process; ``out`` is the run's folder, for what is recorded."""
     common: dict[str, Any] = {
         "sampler": recipe.frame_sampler,
         "batch_size": recipe.batch_size,
@@ -147,7 +147,7 @@ def make_loader(
         "world_size": fabric.world_size,
         "flip_probability": recipe.flip_probability,
         "flip_label_map": recipe.flip_label_map,
-        "motion_index": None if options.motion_index is None else MotionIndex(options.motion_index),
+        "motion_index": _motion_index(options, out=out),
     }
     if options.loader == "cpu":
         return CpuLoader(clips, **common)
@@ -164,6 +164,15 @@ def make_loader(
         )
     except ModuleNotFoundError as error:
         raise ValueError(f"{error} Or train without DALI: --loader cpu.") from None
+
+
+def _motion_index(options: Options, *, out: Path | None) -> MotionIndex | MotionRecorder | None:
+    if options.motion_index is None:
+        return None
+    if options.motion_index == "auto":
+        assert out is not None
+        return MotionRecorder(out / "motion")
+    return MotionIndex(options.motion_index)
 
 
 def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
@@ -246,7 +255,6 @@ def say_what_runs(fabric: Fabric, recipe: Recipe, loader: Loader, train_clips: C
         len(val_clips),
         train_clips.num_classes,
     )
-    log.info("loader: route %s (%s)", loader.route, loader.route_reason)
     log.info(
         "model: TSM, ResNet-%d, %d frames of %d x %d pixels, sampler %s",
         recipe.depth,

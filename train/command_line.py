@@ -30,7 +30,8 @@ class Options:
     route: str | None = None
     """Who decodes for the DALI loader: auto (the default), or a route by name."""
     motion_index: str | None = None
-    """Folder of motion curves from mgs-dali index: motion-guided frames are then known before decoding."""
+    """Folder of motion curves from mgs-dali index: motion-guided frames are then known before decoding. Or auto: the
+    first epoch records them in motion/ of --out, and later epochs use them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto is CUDA where PyTorch has it."""
     out: str | None = None
@@ -43,6 +44,12 @@ class Options:
     def __post_init__(self) -> None:
         if self.loader == "cpu" and self.route is not None:
             raise ValueError(f"--route {self.route} is for --loader dali. Leave out one of the two.")
+        if self.motion_index == "auto" and (self.loader == "cpu" or self.eval is not None):
+            other = "--eval" if self.eval is not None else "--loader cpu"
+            raise ValueError(
+                f"--motion-index auto records while --loader dali trains, and does not go with {other}. Give a folder "
+                "of curves, or leave it out."
+            )
         if self.eval is not None and self.resume is not None:
             raise ValueError("--eval and --resume exclude each other: --eval trains nothing.")
         if self.resume == "auto" and self.out is None:

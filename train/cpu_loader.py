@@ -22,6 +22,8 @@ from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import MotionGuided, Uniform
 from mgs_dali.source import Plan, load_clip
 
+from .logs import log
+
 __all__ = ["CpuLoader"]
 
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
@@ -94,6 +96,7 @@ class CpuLoader:
             raise ValueError(f"num_workers ({num_workers}) must be at least 0; 0 loads in the process that trains.")
         where = f"{self.num_workers} worker processes" if self.num_workers else "this process"
         self.route_reason = f"PyAV and torchvision in {where}"
+        log.info("route %s: %s", self.route, self.route_reason)
         self._position = Position(num_batches=self.plan.num_batches)
         self._order = _BatchOrder(self.plan, self._position)
         self._batches: DataLoader[_Row | str] | None = None

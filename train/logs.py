@@ -27,7 +27,8 @@ Metrics = dict[str, Any]
 def set_up_logging(*, shown: bool) -> None:
     """Log to stderr; where not ``shown`` (all processes but the first) only warnings."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    log.setLevel(logging.INFO if shown else logging.WARNING)
+    for logger in (log, logging.getLogger("mgs_dali")):  # the loaders say what route they take
+        logger.setLevel(logging.INFO if shown else logging.WARNING)
 
 
 def command() -> str:

@@ -51,6 +51,9 @@ class Recipe:
     """Motion-guided: share of the mean motion that is added everywhere, so that still parts keep some frames."""
     pick: Literal["nearest", "inverse"] = "nearest"
     """Motion-guided: nearest point of the cumulative motion (the released code) or its inverse."""
+    measure: Literal["pixel", "packet"] = "pixel"
+    """Motion-guided, without a motion index: pixel differences, which decode whole videos, or the sizes of compressed
+    frames, for which nothing is decoded."""
     size: int = 224
     """Side of the square clips in pixels. The short side of a video counts as 256/224 of it when crops are chosen."""
     flip_probability: float = 0.0
@@ -130,7 +133,7 @@ class Recipe:
         """How the loader chooses frames."""
         if self.sampler == "uniform":
             return Uniform(self.num_segments)
-        return MotionGuided(self.num_segments, mu=self.mu, floor=self.floor, pick=self.pick)
+        return MotionGuided(self.num_segments, mu=self.mu, floor=self.floor, pick=self.pick, measure=self.measure)
 
     def lr_factor(self, epoch: float) -> float:
         """What the learning rate is multiplied with ``epoch`` epochs into the run; fractions are within an epoch."""

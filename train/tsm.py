@@ -45,8 +45,8 @@ def train(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoi
     metrics = clip_metrics(val_clips, fabric.device)
     judge = f"val/{next(iter(metrics))}"
     with (
-        make_loader(fabric, options, recipe, train_clips, training=True) as train_loader,
-        make_loader(fabric, options, recipe, val_clips, training=False) as val_loader,
+        make_loader(fabric, options, recipe, train_clips, training=True, out=out) as train_loader,
+        make_loader(fabric, options, recipe, val_clips, training=False, out=out) as val_loader,
         open_log(fabric, out, recipe, num_epochs_done=first_epoch) as write_metrics,
         say_how_to_go_on(fabric, options.loader, out),
     ):
@@ -63,6 +63,7 @@ def train(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoi
 
         for epoch in range(first_epoch, recipe.epochs):
             loss, times = train_epoch(fabric, run, recipe=recipe, after_step=after_step)
+            fabric.barrier()  # what every process has recorded of motion is there for the next epoch
             scores: dict[str, float | None] = {f"val/{name}": None for name in metrics}
             if (epoch + 1) % recipe.validate_every == 0 or epoch + 1 == recipe.epochs:
                 scores.update(validate(fabric, run.model, val_loader, metrics=metrics))
@@ -86,7 +87,6 @@ def evaluate(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Check
     model = fabric.setup(build_model(recipe, checkpoint))
     with make_loader(fabric, options, recipe, clips, training=False) as loader:
         log.info("validating on %d clips of %s", len(clips), clips.list_file)
-        log.info("loader: route %s (%s)", loader.route, loader.route_reason)
         values = validate(fabric, model, loader, metrics=metrics)
     if fabric.is_global_zero:
         print(", ".join(f"{name} {value:.4f}" for name, value in values.items()))
