@@ -1,0 +1,366 @@
+"""Speeds, measured on videos that are made here: the tables of docs/benchmarks.md.
+
+    python -m train.benchmark                       # all sections
+    python -m train.benchmark index --json out.json # how fast motion is indexed, against decoding alone
+    python -m train.benchmark loaders               # clips a second of the loader's routes
+
+Machines drift, and share their cores with others: what is compared runs in turn, round after round, and the table shows
+medians, and the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from tqdm import tqdm
+
+from mgs_dali.annotations import Clips, read_annotations
+from mgs_dali.loader import ClipLoader
+from mgs_dali.motion import Measure
+from mgs_dali.motion_index import MotionIndex, index_videos
+from mgs_dali.packets import open_video
+from mgs_dali.sampling import MotionGuided, Uniform
+from mgs_dali.video import decode
+
+from .cpu_loader import CpuLoader
+
+__all__ = ["Row", "benchmark_index", "benchmark_loaders", "main", "make_videos"]
+
+WIDTH, HEIGHT, NUM_FRAMES = 340, 256, 300
+"""What Kinetics' videos are usually resized to, and their length at 30 frames a second."""
+
+ENCODINGS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "h264-gop250": (".mp4", "libx264", {}),
+    "h264-gop16": (".mp4", "libx264", {"g": "16"}),
+    "vp9-one-gop": (".webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "6", "crf": "34", "g": "9999"}),
+}
+"""Name -> suffix, encoder, options. The first is what x264 does by itself: GOPs of up to 250 frames, B-frames."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured thing.
+
+    Attributes:
+        section: of the benchmark.
+        videos: the name of their encoding.
+        what: was measured.
+        unit: of `median`.
+        median: over the rounds.
+        rounds: each round's value.
+        ratio: median over the rounds of its value divided by the baseline's in the same round; None for the baseline.
+    """
+
+    section: str
+    videos: str
+    what: str
+    unit: str
+    median: float
+    rounds: list[float]
+    ratio: float | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: measure, print tables, and write the figures where asked to. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.benchmark", description="Measure speeds on videos made here."
+    )
+    parser.add_argument("section", nargs="?", choices=list(SECTIONS), help="what to measure; everything by default")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures, with machine, versions and date")
+    parser.add_argument("--num-videos", type=int, default=32, help="made for each encoding")
+    parser.add_argument("--num-rounds", type=int, default=5, help="how often everything that is compared runs")
+    parser.add_argument(
+        "--num-workers", type=int, default=len(os.sched_getaffinity(0)), help="one a CPU core by default"
+    )
+    given = parser.parse_args(arguments)
+    for name in ("num_videos", "num_rounds", "num_workers"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, found {getattr(given, name)}")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, run in SECTIONS.items():
+            if given.section in (None, name):
+                rows += run(
+                    Path(folder),
+                    num_videos=given.num_videos,
+                    num_rounds=given.num_rounds,
+                    num_workers=given.num_workers,
+                )
+    machine = describe_machine()
+    print(f"{', '.join(f'{name} {value}' for name, value in machine.items())}; {given.num_workers} worker processes\n")
+    for name in dict.fromkeys(row.section for row in rows):
+        print(table([row for row in rows if row.section == name]))
+    if given.json:
+        content = {"machine": machine, "num_workers": given.num_workers, "rows": [asdict(row) for row in rows]}
+        Path(given.json).write_text(json.dumps(content, indent=2) + "\n")
+    return 0
+
+
+# --- videos ---------------------------------------------------------------------------------------------------------
+
+
+def pictures(seed: int) -> Iterator[np.ndarray]:
+    """A textured object that moves in bursts over a textured wall, (HEIGHT, WIDTH, 3) uint8 with the sensor's noise."""
+    rng = np.random.default_rng(seed)
+    wall = _texture(rng, HEIGHT, WIDTH)
+    thing = _texture(rng, 96, 96)
+    centre, velocity = rng.uniform(0.2, 0.8, 2), np.zeros(2)
+    for index in range(NUM_FRAMES):
+        if index % 60 == 0:
+            velocity = rng.normal(0, 0.012, 2) if rng.random() < 0.7 else np.zeros(2)
+        centre = np.clip(centre + velocity, 0, 1)
+        top, left = (centre * (HEIGHT - 96, WIDTH - 96)).astype(int)
+        picture = wall.copy()
+        picture[top : top + 96, left : left + 96] = thing
+        picture += rng.normal(0, 2.5, (HEIGHT, WIDTH, 1)).astype(np.float32)
+        yield picture.clip(0, 255).astype(np.uint8)
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    total = np.full((height, width, 3), 128, np.float32)
+    for cell in (4, 16, 64):
+        shape = (height // cell + 1, width // cell + 1, 3)
+        coarse = rng.normal(0, 14, shape).astype(np.float32)
+        total += coarse.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width]
+    return total
+
+
+def make_videos(folder: Path, encoding: str, *, num_videos: int) -> Clips:
+    """Encode four videos and copy them under other names: enough different ones to be no special case."""
+    suffix, codec, options = ENCODINGS[encoding]
+    root = folder / encoding
+    if not root.is_dir():
+        root.mkdir()
+        for seed in tqdm(range(min(4, num_videos)), desc=f"making {encoding}", leave=False):
+            with av.open(str(root / f"{seed}{suffix}"), "w") as container:
+                stream = cast(VideoStream, container.add_stream(codec, rate=30, options=options))
+                stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+                for picture in pictures(seed):
+                    container.mux(stream.encode(VideoFrame.from_ndarray(picture, format="rgb24")))
+                container.mux(stream.encode())
+        for index in range(4, num_videos):
+            shutil.copyfile(root / f"{index % 4}{suffix}", root / f"{index}{suffix}")
+        lines = "".join(f"{index}{suffix} {index % 2}\n" for index in range(num_videos))
+        (root / "list.txt").write_text(lines)
+    return read_annotations(root / "list.txt", root=root)
+
+
+# --- index ----------------------------------------------------------------------------------------------------------
+
+
+def benchmark_index(folder: Path, *, num_videos: int, num_rounds: int, num_workers: int) -> list[Row]:
+    """Videos a second that are indexed, against processes that only decode."""
+    rows = []
+    for encoding in ("h264-gop250", "vp9-one-gop"):
+        clips = make_videos(folder, encoding, num_videos=num_videos)
+        runs: dict[str, Callable[[], None]] = {
+            "decode-only": partial(in_processes, decode_only, clips, num_workers=num_workers),
+            "pixel": partial(index_anew, folder, clips, "pixel", num_workers=num_workers),
+            "packet": partial(index_anew, folder, clips, "packet", num_workers=num_workers),
+            "ssim": partial(index_anew, folder, clips, "ssim", num_workers=num_workers),
+        }
+        if encoding == "h264-gop250":
+            try:
+                import skimage  # type: ignore[import-not-found,unused-ignore]  # noqa: F401, PLC0415
+            except ImportError:
+                print("scikit-image is not here: the released SSIM script is left out (extra bench)", file=sys.stderr)
+            else:
+                # It is slow: two videos tell enough.
+                few = partial(in_processes, released_ssim, clips, num_workers=num_workers, num_files=num_workers)
+                runs["the released SSIM rule"] = few
+        counts = {"the released SSIM rule": num_workers}
+        seconds = in_turn(runs, num_rounds=num_rounds)
+        speeds = {
+            name: [counts.get(name, num_videos) / second for second, _ in rounds] for name, rounds in seconds.items()
+        }
+        cpu = {
+            name: [1e3 * second / counts.get(name, num_videos) for _, second in rounds]
+            for name, rounds in seconds.items()
+        }
+        rows += make_rows("index", encoding, speeds, unit="videos/s", baseline="decode-only")
+        rows += make_rows("index", encoding, cpu, unit="CPU ms a video", baseline="decode-only")
+    return rows
+
+
+def index_anew(folder: Path, clips: Clips, measure: Measure, *, num_workers: int) -> None:
+    """Index all videos into a new folder."""
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        summary = index_videos(clips, out, measure=measure, num_workers=num_workers, progress=False)
+    assert not summary.errors
+
+
+def in_processes(work: Callable[[Path], None], clips: Clips, *, num_workers: int, num_files: int | None = None) -> None:
+    """Do something with the files of the clips in spawned processes, as indexing does."""
+    files = [clips.file(sample) for sample in range(len(clips))][:num_files]
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        list(pool.map(work, files))
+
+
+def decode_only(file: Path) -> None:
+    """Decode every frame and do nothing with it."""
+    with open_video(file) as stream:
+        for _ in decode(stream, name=str(file)):
+            pass
+
+
+def released_ssim(file: Path) -> None:
+    """1 - SSIM of neighbouring grey frames with scikit-image, as MGSampler's ``generate_img_diff.py`` calls it."""
+    from skimage.metrics import structural_similarity  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+
+    previous: np.ndarray | None = None
+    with open_video(file) as stream:
+        for frame in decode(stream, name=str(file)):
+            grey = frame.to_ndarray(format="gray")
+            if previous is not None:
+                structural_similarity(previous, grey, full=True)
+            previous = grey
+
+
+# --- loaders --------------------------------------------------------------------------------------------------------
+
+
+def benchmark_loaders(folder: Path, *, num_videos: int, num_rounds: int, num_workers: int) -> list[Row]:
+    """Clips a second of 8 frames, 224 x 224, through each route that needs no GPU. Starting the workers is left out."""
+    rows = []
+    for encoding in ENCODINGS:
+        clips = make_videos(folder, encoding, num_videos=num_videos)
+        motion = folder / f"motion-{encoding}"
+        index_videos(clips, motion, num_workers=num_workers, progress=False)
+        common: dict[str, Any] = {"batch_size": 4, "training": True, "num_workers": num_workers}
+        dali = partial(ClipLoader, clips, device="cpu", **common)
+        guided, index = MotionGuided(8), MotionIndex(motion)
+        packets, uniform = MotionGuided(8, measure="packet"), Uniform(8)
+        loaders: dict[str, Callable[[], ClipLoader | CpuLoader]] = {
+            "host, motion measured": partial(dali, sampler=guided, route="host"),
+            "host-sparse, motion index": partial(dali, sampler=guided, route="host-sparse", motion_index=index),
+            "host-sparse, packet sizes": partial(dali, sampler=packets, route="host-sparse"),
+            "host, uniform": partial(dali, sampler=uniform, route="host"),
+            "host-sparse, uniform": partial(dali, sampler=uniform, route="host-sparse"),
+            "PyTorch DataLoader, uniform": partial(CpuLoader, clips, sampler=uniform, **common),
+            "PyTorch DataLoader, motion measured": partial(CpuLoader, clips, sampler=guided, **common),
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in loaders}
+        for _ in tqdm(range(num_rounds), desc=f"rounds of {encoding}", leave=False):
+            for name, start in loaders.items():
+                speeds[name].append(clips_per_second(start))
+        rows += make_rows("loaders", encoding, speeds, unit="clips/s", baseline="host, motion measured")
+    return rows
+
+
+def clips_per_second(start: Callable[[], ClipLoader | CpuLoader], *, num_epochs: int = 2) -> float:
+    """How fast a loader gives clips once it runs: of the epochs after its first, with its queue full at both ends.
+
+    Each loader is on its own: the workers of one that waits go on to fill its queue.
+    """
+    with start() as loader:
+        for _ in loader:
+            pass
+        begun = time.perf_counter()
+        num_clips = sum(int(batch.valid.sum()) for _ in range(num_epochs) for batch in loader)
+        return num_clips / (time.perf_counter() - begun)
+
+
+# --- measuring and telling ------------------------------------------------------------------------------------------
+
+
+def in_turn(runs: dict[str, Callable[[], None]], *, num_rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Run everything once a round, round after round.
+
+    Returns:
+        (seconds on the clock, seconds of CPU time in ended child processes) of each round, for each name.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in tqdm(range(num_rounds), desc="rounds", leave=False):
+        for name, run in runs.items():
+            used, begun = child_cpu_seconds(), time.perf_counter()
+            run()
+            found[name].append((time.perf_counter() - begun, child_cpu_seconds() - used))
+    return found
+
+
+def child_cpu_seconds() -> float:
+    """CPU time of the child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def make_rows(section: str, videos: str, values: dict[str, list[float]], *, unit: str, baseline: str) -> list[Row]:
+    """A row for each name, with its ratio to the baseline round by round."""
+    base = values[baseline]
+    return [
+        Row(
+            section,
+            videos,
+            what,
+            unit,
+            statistics.median(rounds),
+            rounds,
+            None if what == baseline else statistics.median(a / b for a, b in zip(rounds, base, strict=True)),
+        )
+        for what, rounds in values.items()
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table."""
+    lines = [
+        f"| {rows[0].section}: videos | what | median | lowest to highest | unit | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ratio = "1" if row.ratio is None else f"{row.ratio:.3g}"
+        spread = f"{min(row.rounds):.3g} to {max(row.rounds):.3g}"
+        lines.append(f"| {row.videos} | {row.what} | {row.median:.3g} | {spread} | {row.unit} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def describe_machine() -> dict[str, str]:
+    """Processor, versions and date: what a figure means nothing without."""
+    names = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
+    versions = {name: _version(name) for name in ("av", "numpy", "torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120")}
+    return {
+        "CPU": f"{names[0] if names else platform.machine()} x {len(os.sched_getaffinity(0))}",
+        "Python": platform.python_version(),
+        **{name: version for name, version in versions.items() if version},
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def _cpu_lines() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+SECTIONS = {"index": benchmark_index, "loaders": benchmark_loaders}
+
+if __name__ == "__main__":
+    sys.exit(main())
