@@ -122,17 +122,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def pictures(seed: int) -> Iterator[np.ndarray]:
-    """A textured object that moves in bursts over a textured wall, (HEIGHT, WIDTH, 3) uint8 with the sensor's noise."""
+    """A textured object that moves in bursts before a textured wall, (HEIGHT, WIDTH, 3) uint8, with a sensor's noise.
+
+    The camera stands still for even seeds and is held by hand for odd ones.
+    """
     rng = np.random.default_rng(seed)
-    wall = _texture(rng, HEIGHT, WIDTH)
-    thing = _texture(rng, 96, 96)
-    centre, velocity = rng.uniform(0.2, 0.8, 2), np.zeros(2)
+    margin = 16
+    wall, thing = _texture(rng, HEIGHT + 2 * margin, WIDTH + 2 * margin), _texture(rng, 96, 96)
+    place, velocity = rng.uniform(0.2, 0.8, 2), np.zeros(2)
+    shake = np.zeros(2)
     for index in range(NUM_FRAMES):
         if index % 60 == 0:
             velocity = rng.normal(0, 0.012, 2) if rng.random() < 0.7 else np.zeros(2)
-        centre = np.clip(centre + velocity, 0, 1)
-        top, left = (centre * (HEIGHT - 96, WIDTH - 96)).astype(int)
-        picture = wall.copy()
+        place = np.clip(place + velocity, 0, 1)
+        if seed % 2:
+            shake = np.clip(0.9 * shake + rng.normal(0, 1.5, 2), -margin, margin)
+        down, right = (margin + shake).round().astype(int)
+        picture = wall[down : down + HEIGHT, right : right + WIDTH].copy()
+        top, left = (place * (HEIGHT - 96, WIDTH - 96) + shake).round().astype(int).clip(0, (HEIGHT - 96, WIDTH - 96))
         picture[top : top + 96, left : left + 96] = thing
         picture += rng.normal(0, 2.5, (HEIGHT, WIDTH, 1)).astype(np.float32)
         yield picture.clip(0, 255).astype(np.uint8)
