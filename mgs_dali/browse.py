@@ -7,7 +7,6 @@ and its behaviour are in ``browse.html``; here is what it shows.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 from collections.abc import Generator, Sequence
@@ -28,19 +27,12 @@ from .plot import (
     cdf_at_frames,
     choose_indexed,
     film_strip,
+    jpeg,
     pick_difference,
     runs,
     why_no_curve,
 )
 from .sampling import MotionGuided
-
-try:
-    from PIL import Image
-except ImportError as error:
-    raise ModuleNotFoundError(
-        "Plots need matplotlib, which is not installed. Install it with: pip install 'mgs-dali[plot]'",
-        name="matplotlib",
-    ) from error
 
 __all__ = ["MAX_PAGE_VIDEOS", "most_different", "page_row", "page_selection", "write_page"]
 
@@ -49,7 +41,6 @@ MAX_PAGE_VIDEOS = 10_000
 
 _BOX_PIXELS = (128, 96)
 _MAX_STRIP_PIXELS = 8192  # wide; JPEG ends at 65535
-_JPEG_QUALITY = 70
 _MAX_POINTS = 300  # of a curve on the page: a long video's are as many as there are pixels to show them
 _DATA_PLACE = "@DATA@"
 
@@ -243,13 +234,8 @@ def _strips(choice: Choice) -> dict[str, Any]:
         return {}
     strips = {"guided_strip": film_strip(choice, choice.guided), "uniform_strip": film_strip(choice, choice.uniform)}
     height, width = strips["guided_strip"].shape[:2]
-    return {"strip": [width, height], **{name: _jpeg(strip) for name, strip in strips.items()}}
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return base64.b64encode(content.getvalue()).decode("ascii")
+    texts = {name: base64.b64encode(jpeg(strip)).decode("ascii") for name, strip in strips.items()}
+    return {"strip": [width, height], **texts}
 
 
 def _json(value: Any) -> str:

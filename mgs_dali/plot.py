@@ -5,6 +5,7 @@ One video is measured and drawn large; several videos of a motion index are draw
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ __all__ = [
     "draw",
     "draw_sheet",
     "film_strip",
+    "jpeg",
     "pick_difference",
     "plot_sheet",
     "plot_video",
@@ -314,6 +316,13 @@ def _fitted(picture: np.ndarray, box_pixels: tuple[int, int] | None) -> np.ndarr
 def film_strip(choice: Choice, frames: np.ndarray) -> np.ndarray:
     """The pictures of frames side by side, (H, T * W, 3) uint8."""
     return np.concatenate([choice.pictures[frame] for frame in frames.tolist()], axis=1)
+
+
+def jpeg(picture: np.ndarray) -> bytes:
+    """An (H, W, 3) uint8 picture as a JPEG file, small rather than beautiful."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "JPEG", quality=70, optimize=True)
+    return content.getvalue()
 
 
 def why_no_curve(index: MotionIndex, path: str) -> str:
