@@ -235,7 +235,7 @@ def _plot_index(given: Namespace, sampler: MotionGuided) -> int:
         missing = "--root DIR" if given.root is None else "--out PNG or --html FILE"
         raise ValueError(f"{missing} is missing. Use: {_PLOT_INDEX}")
     if given.video and given.num_videos is not None:
-        raise ValueError(f"{len(given.video)} videos are named, and --num-videos is given. Leave one of them out.")
+        raise ValueError("videos are named, and --num-videos tells how many to take. Leave one of them out.")
     if given.num_videos is not None and given.num_videos < 1:
         raise ValueError(f"--num-videos must be at least 1, found {given.num_videos}.")
     root = Path(given.root)
