@@ -79,7 +79,7 @@ class Choice:
     Attributes:
         name: of the video.
         sampler: the motion-guided sampler; the uniform picks have its number of segments.
-        motion: (F - 1,) float32, the motion curve in grey levels, see :class:`mgs_dali.motion.MotionMeter`.
+        motion: (F - 1,) float32, the motion curve, in grey levels or in the unit of the index's measure.
         targets: (T,) float64, the stratum centres.
         guided: (T,) int64, frames that motion-guided sampling takes.
         uniform: (T,) int64, frames that uniform sampling takes.
@@ -196,7 +196,7 @@ def both_picks(motion: np.ndarray, *, sampler: MotionGuided) -> tuple[np.ndarray
 
 
 def choose(video: Path, *, sampler: MotionGuided) -> Choice:
-    """Measure a video and choose its frames. Decodes it twice: for the motion, and up to the last pick.
+    """Measure a video and choose its frames. Decodes all of it for the motion, and again what the picks depend on.
 
     Raises:
         ValueError: the video cannot be read or decoded.

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mgs_dali import browse
 from mgs_dali.browse import most_different, page_row, page_selection, write_page
-from mgs_dali.motion_index import MotionIndex
+from mgs_dali.motion_index import MotionIndex, MotionRecorder
 from mgs_dali.sampling import MotionGuided
 
 
@@ -99,6 +99,16 @@ def test_row_of_a_video_without_a_curve(indexed: tuple[MotionIndex, Path]) -> No
     assert "broken.mp4: cannot be opened as a video" in row["error"]
     assert row["frames"] is None
     assert "difference" not in row
+
+
+def test_row_where_the_index_tells_no_more_than_the_curve(indexed: tuple[MotionIndex, Path], tmp_path: Path) -> None:
+    index, root = indexed
+    recorder = MotionRecorder(tmp_path / "recorded")
+    recorder.add(EARLY, index[EARLY], file=root / EARLY)
+    recorder.flush()
+    row = page_row(MotionIndex(tmp_path / "recorded"), EARLY, root=root, sampler=SAMPLER)
+    assert (row["frames"], row["difference"], row["strip"]) == (60, 42 / 240, [256, 48])
+    assert [row[name] for name in ("seconds", "codec", "width", "height")] == [None] * 4
 
 
 def test_long_curves_are_shortened() -> None:

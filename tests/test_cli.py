@@ -18,6 +18,7 @@ from mgs_dali import cli, plot
 from mgs_dali.annotations import read_annotations
 from mgs_dali.cli import main
 from mgs_dali.motion_index import MotionIndex
+from mgs_dali.sampling import MotionGuided
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_plot_passes_its_options_on(video: Path, tmp_path: Path, monkeypatch: py
     assert main(["plot", str(video), "--out", str(tmp_path / "why.png"), *options]) == 2
     assert seen["video"] == video
     assert seen["out"] == tmp_path / "why.png"
-    assert str(seen["sampler"]) == "MotionGuided(num_segments=5, mu=0.7, floor=0.1, pick='inverse')"
+    assert seen["sampler"] == MotionGuided(num_segments=5, mu=0.7, floor=0.1, pick="inverse")
 
 
 @pytest.mark.parametrize(
