@@ -78,7 +78,7 @@ def page_selection(index: MotionIndex, ranked: Sequence[str], *, num_videos: int
         )
     if index.errors:
         which = f"{len(failed)}" if len(failed) == len(index.errors) else f"{len(failed)} of the {len(index.errors)}"
-        note += f" Also {which} without one, with the reason."
+        note += f" Also {which} without a motion curve, with the reason."
     return [*shown, *failed], note
 
 

@@ -125,7 +125,7 @@ def test_selection_says_what_is_left_out(indexed: tuple[MotionIndex, Path], monk
     index = indexed[0]
     assert page_selection(index, RANKED, num_videos=50) == (
         [*RANKED, BROKEN],
-        "All 6 videos with a motion curve. Also 1 without one, with the reason.",
+        "All 6 videos with a motion curve. Also 1 without a motion curve, with the reason.",
     )
     paths, note = page_selection(index, RANKED, num_videos=2)
     assert paths == [GONE, LATE, BROKEN]
@@ -133,7 +133,7 @@ def test_selection_says_what_is_left_out(indexed: tuple[MotionIndex, Path], monk
     monkeypatch.setattr(browse, "MAX_PAGE_VIDEOS", 6)
     paths, note = page_selection(index, RANKED, num_videos=6)
     assert paths == RANKED
-    assert "Also 0 of the 1 without one" in note
+    assert "Also 0 of the 1 without a motion curve" in note
 
 
 # --- the file -------------------------------------------------------------------------------------------------------

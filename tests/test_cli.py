@@ -252,7 +252,7 @@ def test_plot_of_an_index(index: Path, data: Path, tmp_path: Path, capsys: pytes
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
         f"{sheet} shows 2 of the 2 videos with a motion curve.",
-        f"{page}: All 2 videos with a motion curve. Also 1 without one, with the reason.",
+        f"{page}: All 2 videos with a motion curve. Also 1 without a motion curve, with the reason.",
     ]
     assert "could not be shown" not in printed.err
     assert sheet.stat().st_size > 0
