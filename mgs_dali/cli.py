@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,10 @@ from .sampling import MotionGuided
 __all__ = ["main"]
 
 Pick = Literal["nearest", "inverse"]
+
+_PLOT_VIDEO = "mgs-dali plot VIDEO --out PNG"
+_PLOT_INDEX = "mgs-dali plot --index DIR --root DIR {--out PNG, --html FILE}"
+_NUM_SHEET_VIDEOS, _NUM_PAGE_VIDEOS = 8, 500
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,12 +66,22 @@ def _parser() -> ArgumentParser:
 
     defaults = MotionGuided()
     plot = ArgumentParser(
-        usage="mgs-dali plot VIDEO --out PNG [options]",
-        description="Draw the motion of a video, its CDF, and the frames chosen against uniform ones.",
+        usage=f"{_PLOT_VIDEO} [options]\n       {_PLOT_INDEX} [options] [VIDEO ...]",
+        description="Draw the motion of a video, its CDF, and the frames chosen against uniform ones; or of those "
+        "videos of an index where the two differ most, as one picture or as a page to browse.",
         exit_on_error=False,
     )
-    plot.add_argument("video", metavar="VIDEO", help="a video file")
-    plot.add_argument("--out", metavar="PNG", required=True, help="the picture to write")
+    plot.add_argument("video", metavar="VIDEO", nargs="*", help="a video file; with --index, paths as they are in it")
+    plot.add_argument("--out", metavar="PNG", type=str, help="the picture to write")
+    plot.add_argument("--html", metavar="FILE", type=str, help="the page to write, one file; with --index")
+    plot.add_argument("--index", metavar="DIR", type=str, help="a motion index, whose curves are used")
+    plot.add_argument("--root", metavar="DIR", type=str, help="the folder that the index's paths start from")
+    plot.add_argument(
+        "--num-videos",
+        type=int,
+        help=f"of an index, those that differ most; by default {_NUM_SHEET_VIDEOS} on a picture, {_NUM_PAGE_VIDEOS} "
+        "on a page",
+    )
     plot.add_argument("--num-segments", type=int, default=defaults.num_segments, help="frames to choose")
     plot.add_argument(
         "--mu", type=float, default=defaults.mu, help="exponent that smooths motion; 0 is uniform in time"
@@ -117,7 +131,7 @@ def _parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True, dest="command", title="commands")
     commands.add_subcommand("demo", demo, help="write a data set to try things on")
-    commands.add_subcommand("plot", plot, help="draw why these frames of a video are chosen")
+    commands.add_subcommand("plot", plot, help="draw why these frames are chosen, of a video or of an index")
     commands.add_subcommand("index", index, help="measure the motion of every video of a list")
     commands.add_subcommand("import-json", import_, help="make an index of the released code's JSON")
     commands.add_subcommand("export-json", export, help="write an index as the released code's JSON")
@@ -173,14 +187,16 @@ def _report(summary: Summary, out: str) -> int:
     if not summary.errors:
         return 0
     print(f"{len(summary.errors)} of {summary.num_videos} have no motion curve:", file=sys.stderr)
-    for text in list(summary.errors.values())[:_NUM_FAILURES_SHOWN]:
-        print(f"  {' '.join(text.split())}", file=sys.stderr)
-    if len(summary.errors) > _NUM_FAILURES_SHOWN:
-        print(
-            f"  and {len(summary.errors) - _NUM_FAILURES_SHOWN} more, all in MotionIndex({out!r}).errors",
-            file=sys.stderr,
-        )
+    _list_failures(summary.errors, rest=f"all in MotionIndex({out!r}).errors")
     return 2 if len(summary.errors) == summary.num_videos else 0
+
+
+def _list_failures(errors: Mapping[str, str], *, rest: str) -> None:
+    """Tell why, a line a video; `rest` says where all of them are if these are too many."""
+    for text in list(errors.values())[:_NUM_FAILURES_SHOWN]:
+        print(f"  {' '.join(text.split())}", file=sys.stderr)
+    if len(errors) > _NUM_FAILURES_SHOWN:
+        print(f"  and {len(errors) - _NUM_FAILURES_SHOWN} more, {rest}", file=sys.stderr)
 
 
 def _demo(given: Namespace) -> int:
@@ -193,12 +209,60 @@ def _demo(given: Namespace) -> int:
 
 def _plot(given: Namespace) -> int:
     sampler = MotionGuided(given.num_segments, mu=given.mu, floor=given.floor, pick=given.pick)
+    if given.index is not None:
+        return _plot_index(given, sampler)
+    for name in ("html", "root", "num_videos"):
+        if getattr(given, name) is not None:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} belongs to --index, which was not given. Use: {_PLOT_INDEX}")
+    if len(given.video) > 1:
+        raise ValueError(f"found {len(given.video)} videos. Several take their motion from an index: {_PLOT_INDEX}")
+    if not given.video or given.out is None:
+        missing = "VIDEO" if not given.video else "--out PNG"
+        raise ValueError(f"{missing} is missing. Use: {_PLOT_VIDEO}, or: {_PLOT_INDEX}")
     from .plot import plot_video  # noqa: PLC0415  needs matplotlib
 
-    choice = plot_video(Path(given.video), Path(given.out), sampler=sampler)
+    choice = plot_video(Path(given.video[0]), Path(given.out), sampler=sampler)
     print(f"motion-guided frames  {' '.join(map(str, choice.guided))}")
     print(f"uniform frames        {' '.join(map(str, choice.uniform))}")
     print(f"{given.out} shows why.")
+    return 0
+
+
+def _plot_index(given: Namespace, sampler: MotionGuided) -> int:
+    """A sheet or a page, or both, of the videos that are named, or of those where the two samplers differ most."""
+    if given.root is None or (given.out is None and given.html is None):
+        missing = "--root DIR" if given.root is None else "--out PNG or --html FILE"
+        raise ValueError(f"{missing} is missing. Use: {_PLOT_INDEX}")
+    if given.video and given.num_videos is not None:
+        raise ValueError("videos are named, and --num-videos tells how many to take. Leave one of them out.")
+    if given.num_videos is not None and given.num_videos < 1:
+        raise ValueError(f"--num-videos must be at least 1, found {given.num_videos}.")
+    root = Path(given.root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: there is no such folder. --root is the folder that the index's paths start from.")
+    index = MotionIndex(given.index)
+    if not given.video and given.out is not None and not len(index):
+        raise ValueError(f"{given.index}: not one of its {len(index.errors)} videos has a motion curve to draw.")
+    from .browse import most_different, page_selection, write_page  # noqa: PLC0415  needs matplotlib
+    from .plot import plot_sheet  # noqa: PLC0415
+
+    ranked = [] if given.video else most_different(index, sampler=sampler)
+    failed = {}
+    if given.out is not None:
+        paths = given.video or ranked[: given.num_videos or _NUM_SHEET_VIDEOS]
+        choices = plot_sheet(index, paths, Path(given.out), root=root, sampler=sampler)
+        failed.update({choice.name: choice.error for choice in choices if choice.error})
+        print(f"{given.out} shows {len(paths)} of the {len(index)} videos with a motion curve.")
+    if given.html is not None:
+        paths, note = given.video, "The videos that were named."
+        if not given.video:
+            paths, note = page_selection(index, ranked, num_videos=given.num_videos or _NUM_PAGE_VIDEOS)
+        failed.update(write_page(index, paths, Path(given.html), root=root, sampler=sampler, note=note))
+        print(f"{given.html}: {note}")
+    if failed:
+        print(f"{len(failed)} could not be shown:", file=sys.stderr)
+        _list_failures(failed, rest="all of them say why where they are shown")
     return 0
 
 

@@ -18,6 +18,7 @@ from mgs_dali import cli, plot
 from mgs_dali.annotations import read_annotations
 from mgs_dali.cli import main
 from mgs_dali.motion_index import MotionIndex
+from mgs_dali.sampling import MotionGuided
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_plot_passes_its_options_on(video: Path, tmp_path: Path, monkeypatch: py
     assert main(["plot", str(video), "--out", str(tmp_path / "why.png"), *options]) == 2
     assert seen["video"] == video
     assert seen["out"] == tmp_path / "why.png"
-    assert str(seen["sampler"]) == "MotionGuided(num_segments=5, mu=0.7, floor=0.1, pick='inverse')"
+    assert seen["sampler"] == MotionGuided(num_segments=5, mu=0.7, floor=0.1, pick="inverse")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,29 @@ def test_plot_passes_its_options_on(video: Path, tmp_path: Path, monkeypatch: py
         (["demo", "x", "--seed", "one"], "--seed must be a whole number, found one. See: mgs-dali --help"),
         (["demo", "x", "--num-train", "0"], "Allowed: a seed of 0 or more, one video or more in each split"),
         (["demo", "x", "--sed", "1"], "unrecognized arguments: --sed"),
-        (["plot", "x.mp4"], "the following arguments are required: out"),
+        (["plot", "x.mp4"], "--out PNG is missing. Use: mgs-dali plot VIDEO --out PNG, or: mgs-dali plot --index DIR"),
+        (["plot", "--out", "x.png"], "VIDEO is missing. Use: mgs-dali plot VIDEO --out PNG"),
+        (["plot", "x.mp4", "y.mp4", "--out", "x.png"], "found 2 videos. Several take their motion from an index"),
+        (["plot", "x.mp4", "--html", "x.html"], "--html belongs to --index, which was not given"),
+        (["plot", "x.mp4", "--out", "x.png", "--num-videos", "3"], "--num-videos belongs to --index"),
+        (
+            ["plot", "--index", "x", "--out", "x.png"],
+            "--root DIR is missing. Use: mgs-dali plot --index DIR --root DIR",
+        ),
+        (["plot", "--index", "x", "--root", "."], "--out PNG or --html FILE is missing"),
+        (
+            ["plot", "--index", "x", "--root", ".", "--out", "x.png"],
+            "x: there is no such folder. Make one with: mgs-dali",
+        ),
+        (["plot", "--index", "x", "--root", "y", "--out", "x.png"], "y: there is no such folder. --root is the folder"),
+        (
+            ["plot", "--index", "x", "--root", ".", "--out", "x.png", "--num-videos", "0"],
+            "--num-videos must be at least 1, found 0",
+        ),
+        (
+            ["plot", "--index", "x", "--root", ".", "--out", "x.png", "a.mp4", "--num-videos", "2"],
+            "videos are named, and --num-videos tells how many to take. Leave one of them out",
+        ),
         (["plot", "x.mp4", "--out", "x.png"], "x.mp4: there is no such file"),
         (
             ["plot", "x.mp4", "--out", "x.png", "--pick", "best"],
@@ -213,6 +236,62 @@ def test_index_of_a_multi_label_list(data: Path, tmp_path: Path) -> None:
     arguments = ["index", str(tmp_path / "list.txt"), "--root", str(data), "--out", str(tmp_path / "index")]
     assert main([*arguments, "--multi-label", "true", "--num-classes", "3", "--measure", "packet"]) == 0
     assert len(MotionIndex(tmp_path / "index")) == 2
+
+
+@pytest.fixture(scope="module")
+def index(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("index")
+    assert main(["index", str(data / "list.txt"), "--root", str(data), "--out", str(folder), "--num-workers", "1"]) == 0
+    return folder
+
+
+def test_plot_of_an_index(index: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet, page = tmp_path / "sheet.png", tmp_path / "page.html"
+    command = ["plot", "--index", str(index), "--root", str(data), "--num-segments", "3"]
+    assert main([*command, "--out", str(sheet), "--html", str(page)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        f"{sheet} shows 2 of the 2 videos with a motion curve.",
+        f"{page}: All 2 videos with a motion curve. Also 1 without a motion curve, with the reason.",
+    ]
+    assert "could not be shown" not in printed.err
+    assert sheet.stat().st_size > 0
+    text = page.read_text()
+    assert [text.count(f'"path":"{name}.mp4"') for name in ("0", "1", "bad")] == [1, 1, 1]
+    assert "3 segments, mu=0.5" in text
+
+
+def test_plot_of_the_videos_that_are_named(
+    index: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet, page = tmp_path / "sheet.png", tmp_path / "page.html"
+    command = ["plot", "--index", str(index), "--root", str(data)]
+    assert main([*command, "--out", str(sheet), "--html", str(page), "1.mp4"]) == 0
+    assert "sheet.png shows 1 of the 2 videos" in capsys.readouterr().out
+    assert '"path":"1.mp4"' in page.read_text()
+    assert '"path":"0.mp4"' not in page.read_text()
+    assert "'2.mp4' is not in the motion index" in fails([*command, "--out", str(sheet), "2.mp4"], capsys)
+    assert "bad.mp4: has no motion curve in" in fails([*command, "--out", str(sheet), "bad.mp4"], capsys)
+    assert main([*command, "--html", str(page), "--num-videos", "1"]) == 0
+    assert f"{page}: The 1 of 2 videos whose picks differ most; the others are not" in capsys.readouterr().out
+
+
+def test_plot_of_an_index_whose_videos_have_moved(
+    index: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "videos"
+    root.mkdir()
+    (root / "0.mp4").symlink_to(data / "0.mp4")
+    command = ["plot", "--index", str(index), "--root", str(root)]
+    assert main([*command, "--out", str(tmp_path / "sheet.png")]) == 0
+    told = capsys.readouterr().err.splitlines()[-2:]
+    assert told[0] == "1 could not be shown:"
+    assert "1.mp4: no such file. Check the path in the list and the root folder" in told[1]
+    (root / "0.mp4").unlink()
+    for option, out in (("--out", "none.png"), ("--html", "none.html")):
+        assert main([*command, option, str(tmp_path / out)]) == 2
+        assert "error: not one of the 2 videos can be shown. The first: " in capsys.readouterr().err
+        assert not (tmp_path / out).exists()
 
 
 def test_json_goes_out_and_in(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

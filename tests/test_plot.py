@@ -1,29 +1,53 @@
-"""The picture of a choice: its numbers against a video whose action is known, and a file for any video."""
+"""The picture of a choice: its numbers against videos whose action is known; a file for any video; the sheet."""
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import encode, moving_disc
+from conftest import decode_all, encode, moving_disc
 from hypothesis import given
 from hypothesis import strategies as st
+from indexed import BROKEN, EARLY, GONE, LATE, MOTIONLESS, NASTY, ONE, SAMPLER, STILL, write_index
+from indexed import blinking as write_blinking
 from PIL import Image
 
-from mgs_dali.plot import busy_frames, choose, draw, plot_video
+from mgs_dali import plot
+from mgs_dali.motion_index import MotionIndex
+from mgs_dali.plot import (
+    both_picks,
+    busy_frames,
+    cdf_at_frames,
+    choose,
+    choose_indexed,
+    chosen_pictures,
+    draw,
+    draw_sheet,
+    film_strip,
+    jpeg,
+    pick_difference,
+    plot_sheet,
+    plot_video,
+    runs,
+)
 from mgs_dali.sampling import MotionGuided
-
-STILL = np.full((48, 64, 3), 90, np.uint8)
 
 
 @pytest.fixture(scope="module")
 def blinking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 still frames, but for the 18 gaps from frame 20 to frame 38, all of the same motion."""
-    frames = [STILL + 20 * (index % 2 if 20 <= index <= 38 else 0) for index in range(60)]
-    return encode(tmp_path_factory.mktemp("plot") / "blinking.mkv", (f.astype(np.uint8) for f in frames), "ffv1")
+    return write_blinking(tmp_path_factory.mktemp("plot") / "blinking.mkv", first=20)
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[MotionIndex, Path]:
+    return write_index(tmp_path_factory.mktemp("indexed"))
 
 
 def test_choice_of_a_known_video(blinking: Path) -> None:
@@ -47,6 +71,23 @@ def test_picture_says_how_many_frames_hit(blinking: Path) -> None:
     # frames 21 to 37 differ from both neighbours
     assert "Motion-guided: 4 of 4 frames in the action" in texts
     assert "Uniform: 2 of 4 frames in the action" in texts
+
+
+@pytest.mark.parametrize("num_segments", [1, 4, 5])
+def test_picture_shows_motion_cdf_and_strata(blinking: Path, num_segments: int) -> None:
+    choice = choose(blinking, sampler=MotionGuided(num_segments=num_segments))
+    panels: list[Any] = [axes for axes in draw(choice).axes if not axes.images]
+    motion, cdf = panels
+    (steps,) = [patch for patch in motion.patches if hasattr(patch, "get_data")]
+    np.testing.assert_array_equal(steps.get_data().values, choice.motion)
+    assert cdf.lines[0].get_xdata().tolist() == list(range(59))
+    expected = np.clip((np.arange(59) - 19) / 18, 0, 1)
+    np.testing.assert_allclose(cdf.lines[0].get_ydata(), expected, atol=1e-12)
+    bands = [patch for patch in cdf.patches if patch.get_facecolor()[:3] == pytest.approx([236 / 255] * 3)]
+    edges = [band.get_extents().transformed(cdf.transData.inverted()).intervaly for band in bands]
+    np.testing.assert_allclose(
+        edges, [(k / num_segments, (k + 1) / num_segments) for k in range(0, num_segments, 2)], atol=1e-9
+    )
 
 
 def test_picture_names_each_frame(blinking: Path) -> None:
@@ -119,3 +160,181 @@ def test_errors_teach(blinking: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match=r"text\.mp4: cannot be opened as a video"):
         plot_video(tmp_path / "text.mp4", tmp_path / "picture.png", sampler=MotionGuided())
+
+
+# --- choosing -------------------------------------------------------------------------------------------------------
+
+
+def test_picks_and_their_difference_by_hand() -> None:
+    motion = np.zeros(59, np.float32)
+    motion[20:38] = 3.0
+    guided, uniform = both_picks(motion, sampler=SAMPLER)
+    assert guided.tolist() == [21, 26, 30, 35]
+    assert uniform.tolist() == [7, 22, 37, 52]
+    assert pick_difference(guided, uniform, num_frames=60) == 42 / 240  # 14 + 4 + 7 + 17 frames of 60, four times
+
+
+def test_difference_tends_to_the_area_between_cdf_and_diagonal() -> None:
+    motion = np.repeat([0.0, 1.0], 5000)  # the CDF is 0 up to the middle, then straight up to 1: 1/4 from the diagonal
+    picks = both_picks(motion, sampler=MotionGuided(num_segments=500))
+    assert pick_difference(*picks, num_frames=10001) == pytest.approx(1 / 4, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("pick", "motion", "expected"),
+    [
+        ("nearest", [0, 1, 3], [0, 0.25, 1]),
+        ("inverse", [0, 1, 3], [0, 0, 0.25, 1]),
+        ("nearest", [0, 0], []),
+        ("inverse", [], []),
+    ],
+)
+def test_cdf_at_frames(pick: str, motion: list[float], expected: list[float]) -> None:
+    sampler = MotionGuided(mu=1.0, pick=pick)
+    assert cdf_at_frames(np.array(motion, np.float32), sampler=sampler).tolist() == expected
+
+
+@given(st.lists(st.booleans(), max_size=30))
+def test_runs_cover_what_is_marked(marks: list[bool]) -> None:
+    found = runs(np.array(marks, bool))
+    assert [frame for first, last in found for frame in range(first, last + 1)] == np.flatnonzero(marks).tolist()
+    assert all(last + 1 < first for (_, last), (first, _) in pairwise(found))
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg4", "vp8-hidden", "vp9", "mjpeg"])
+def test_chosen_pictures_are_those_of_full_decoding(videos: dict[str, Path], codec: str) -> None:
+    everything = decode_all(videos[codec])
+    found = chosen_pictures(videos[codec], np.array([41, 3, 41, 58]), name="video", measured_num_frames=60)
+    assert list(found) == [3, 41, 58]
+    for frame, picture in found.items():
+        np.testing.assert_array_equal(picture, everything[frame])
+
+
+def test_chosen_pictures_fit_a_box(videos: dict[str, Path]) -> None:
+    found = chosen_pictures(videos["h264"], np.array([7]), name="video", box_pixels=(48, 20))
+    assert found[7].shape == (20, 30, 3)  # of 96 x 64
+
+
+def test_chosen_pictures_where_packets_tell_another_number(
+    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fewer(*_: object, **__: object) -> None:
+        raise IndexError
+
+    monkeypatch.setattr(plot, "decode_chosen", fewer)
+    everything = decode_all(videos["h264"])
+    found = chosen_pictures(videos["h264"], np.array([50, 2]), name="video")
+    assert list(found) == [2, 50]
+    np.testing.assert_array_equal(found[50], everything[50])
+    with pytest.raises(ValueError, match=r"video: ends before frame 60, .* run mgs-dali index again"):
+        chosen_pictures(videos["h264"], np.array([2, 60, 70]), name="video")
+
+
+def test_video_that_changed_is_an_error(videos: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"the motion index holds 61 frames of it, the file shows 60\. It has changed"):
+        chosen_pictures(videos["h264"], np.array([2]), name="video", measured_num_frames=61)
+
+
+def test_choice_by_an_index_measures_nothing(
+    indexed: tuple[MotionIndex, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MotionMeter", "decode"):
+        monkeypatch.setattr(plot, name, None)
+    index, root = indexed
+    choice = choose_indexed(index, LATE, root=root, sampler=SAMPLER, box_pixels=(32, 32))
+    assert choice.guided.tolist() == [41, 46, 50, 55]
+    assert choice.uniform.tolist() == [7, 22, 37, 52]
+    assert choice.difference == 74 / 240
+    assert choice.hits == (4, 1)  # frames 41 to 57 are in the action
+    assert choice.error == ""
+    assert {picture.shape for picture in choice.pictures.values()} == {(24, 32, 3)}
+
+
+def test_choice_of_a_video_that_is_gone_says_so(indexed: tuple[MotionIndex, Path]) -> None:
+    index, root = indexed
+    choice = choose_indexed(index, GONE, root=root, sampler=SAMPLER, box_pixels=(32, 32))
+    assert choice.guided.tolist() == [41, 46, 50, 55]
+    assert choice.pictures == {}
+    assert "gone.mkv: no such file. Check the path in the list and the root folder" in choice.error
+
+
+def test_film_strip_is_frames_side_by_side(blinking: Path) -> None:
+    choice = choose(blinking, sampler=SAMPLER)
+    strip = film_strip(choice, np.array([21, 26, 21]))
+    assert strip.shape == (48, 192, 3)
+    np.testing.assert_array_equal(strip[:, 64:128], choice.pictures[26])
+    np.testing.assert_array_equal(strip[:, 128:], choice.pictures[21])
+    with Image.open(io.BytesIO(jpeg(strip))) as picture:
+        assert picture.format == "JPEG"
+        np.testing.assert_allclose(np.asarray(picture), strip, atol=12)
+
+
+# --- the sheet ------------------------------------------------------------------------------------------------------
+
+
+def sheet_of(indexed: tuple[MotionIndex, Path], paths: list[str], sampler: MotionGuided = SAMPLER) -> Any:
+    index, root = indexed
+    choices = [choose_indexed(index, path, root=root, sampler=sampler, box_pixels=(64, 48)) for path in paths]
+    return draw_sheet(choices)
+
+
+def test_sheet_says_what_differs(indexed: tuple[MotionIndex, Path]) -> None:
+    texts = [text.get_text() for text in sheet_of(indexed, [LATE, NASTY, ONE]).texts]
+    assert "4 segments, mu=0.5, floor=0, pick=nearest" in texts
+    place = texts.index(LATE)
+    assert texts[place + 1] == (
+        "60 frames; picks differ by 30.8% of the length; in the action: 4 of 4 motion-guided, 1 of 4 uniform"
+    )
+    assert texts[texts.index(NASTY) + 1].startswith("60 frames; picks differ by 17.5% of the length;")
+    assert texts[texts.index(ONE) + 1].startswith("1 frame; picks differ by 0.0% of the length;")
+
+
+def test_sheet_names_each_frame(indexed: tuple[MotionIndex, Path]) -> None:
+    strips = [axes for axes in sheet_of(indexed, [EARLY, LATE]).axes if axes.images]
+    frames = [[text.get_text() for text in axes.texts] for axes in strips]
+    uniform = ["7", "22", "37", "52"]
+    assert frames == [["21", "26", "30", "35"], uniform, ["41", "46", "50", "55"], uniform]
+
+
+def test_sheet_gives_the_reason_in_the_place_of_frames(indexed: tuple[MotionIndex, Path]) -> None:
+    figure = sheet_of(indexed, [GONE, EARLY])
+    assert len([axes for axes in figure.axes if axes.images]) == 2
+    reason = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
+    assert "gone.mkv: no such file. Check the path in the list" in reason
+
+
+@pytest.mark.parametrize("num_segments", [1, 40])
+def test_sheet_of_any_videos_is_a_readable_png(
+    indexed: tuple[MotionIndex, Path], tmp_path: Path, num_segments: int
+) -> None:
+    index, root = indexed
+    heights = []
+    for number, paths in enumerate([[MOTIONLESS], [ONE, NASTY, GONE]]):
+        out = tmp_path / f"{number}.png"
+        sampler = MotionGuided(num_segments=num_segments)
+        choices = plot_sheet(index, paths, out, root=root, sampler=sampler, progress=False)
+        assert [choice.name for choice in choices] == paths
+        with Image.open(out) as picture:
+            assert (picture.format, picture.width) == ("PNG", 1600)
+            heights.append(picture.height)
+    assert heights[1] > 2 * heights[0] > 0
+
+
+def test_sheet_errors_teach(indexed: tuple[MotionIndex, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, root = indexed
+    out = tmp_path / "sheet.png"
+
+    def fails(paths: list[str], out: Path = out) -> str:
+        with pytest.raises(ValueError) as caught:
+            plot_sheet(index, paths, out, root=root, sampler=SAMPLER, progress=False)
+        assert list(tmp_path.iterdir()) == []
+        return str(caught.value)
+
+    assert "Give a name that ends in .png" in fails([EARLY], tmp_path / "sheet.gif")
+    assert "a sheet holds 1 to 100 videos, found 0. A page (--html) holds more" in fails([])
+    assert "'nowhere.mp4' is not in the motion index" in fails([EARLY, "nowhere.mp4"])
+    assert "broken.mp4: has no motion curve" in fails([BROKEN])
+    assert "cannot be opened as a video" in fails([BROKEN])
+    assert "not one of the 1 videos can be shown. The first: " in fails([GONE])
+    monkeypatch.setattr(plot, "MAX_SHEET_VIDEOS", 2)
+    assert "a sheet holds 1 to 2 videos, found 3" in fails([EARLY, LATE, ONE])
