@@ -172,7 +172,7 @@ def read_annotations(
     if num_classes is not None and not 1 <= num_classes <= _MAX_CLASSES:
         raise ValueError(f"num_classes must be from 1 to {_MAX_CLASSES}, found {num_classes}.")
     if template is not None:
-        _check_template(template)
+        check_template(template)
     if not file.exists():
         raise ValueError(f"The list {file} does not exist (working folder: {Path.cwd()}).")
     root = _checked_root(file, root)
@@ -299,6 +299,29 @@ def write_hmdb51_lists(splits: str | Path, out: str | Path, *, split: int = 1) -
     test.write_text("".join(lines_of["2"]), encoding="utf-8")
     (out / "hmdb51_classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     return train, test
+
+
+def check_template(template: str) -> None:
+    """Check that a template names the frames of a folder by their number, and by nothing else.
+
+    Raises:
+        ValueError: it does not; the message has examples.
+    """
+    try:
+        parsed = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
+    except ValueError:
+        parsed = []
+    if len(parsed) == 1 and "/" not in template:
+        ((name, spec, conversion),) = parsed
+        # Nothing but the number itself: a field such as {0.__class__} or {0!r} would format, but to something else.
+        if name in ("", "0") and not conversion and re.fullmatch(r"(0\d{1,2})?d?", spec or ""):
+            return
+    percent = " What is %05d elsewhere is {:05} here." if "%" in template else ""
+    raise ValueError(
+        f"template {template!r} does not name a file by its number. It must have exactly one pair of braces, empty or "
+        "with a zero-padded width, and no folders, such as 'img_{:05}.jpg' (which names img_00001.jpg), '{:05}.jpg', "
+        f"'{{:06d}}.jpg' or '{{}}.jpg'.{percent}"
+    )
 
 
 # --- one reader for each format --------------------------------------------------------------------------------------
@@ -591,24 +614,6 @@ def _videos_in(folder: Path) -> list[str]:
 
 
 # --- shared by the readers -------------------------------------------------------------------------------------------
-
-
-def _check_template(template: str) -> None:
-    try:
-        parsed = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
-    except ValueError:
-        parsed = []
-    if len(parsed) == 1:
-        ((name, spec, conversion),) = parsed
-        # Nothing but the number itself: a field such as {0.__class__} or {0!r} would format, but to something else.
-        if name in ("", "0") and not conversion and re.fullmatch(r"(0\d{1,2})?d?", spec or ""):
-            return
-    percent = " What is %05d elsewhere is {:05} here." if "%" in template else ""
-    raise ValueError(
-        f"template {template!r} does not name a file by its number. It must have exactly one pair of braces, empty or "
-        "with a zero-padded width, such as 'img_{:05}.jpg' (which names img_00001.jpg), '{:05}.jpg', '{:06d}.jpg' or "
-        f"'{{}}.jpg'.{percent}"
-    )
 
 
 def _check_span(where: str, path: str, first_frame: int, num_frames: int) -> None:

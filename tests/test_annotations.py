@@ -342,7 +342,7 @@ def test_mistakes_in_a_json_list_of_frame_folders(
 
 
 @pytest.mark.parametrize(
-    "template", [TEMPLATE, "{:05}.jpg", "{:06d}.jpg", "{}.png", "{:d}", "a/{0:05}.jpg", "{{{:03}}}.jpg"]
+    "template", [TEMPLATE, "{:05}.jpg", "{:06d}.jpg", "{}.png", "{:d}", "a b-{0:05}.jpg", "{{{:03}}}.jpg"]
 )
 def test_templates(tmp_path: Path, template: str) -> None:
     file = write(tmp_path, "t.txt", "a 9 0\n")
@@ -358,6 +358,7 @@ def test_templates(tmp_path: Path, template: str) -> None:
         "img_{:05.jpg",
         "img_}{",
         "flow_{}_{:05}.jpg",
+        "/folder/{:05}.jpg",
         "flow_{x,y}_{:05}.jpg",
         "{0.__class__}.jpg",
         "{0[0]}.jpg",
