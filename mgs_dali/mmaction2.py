@@ -100,9 +100,11 @@ class MotionGuidedSampleFrames:
     """What mmcv's transforms have beside it."""
 
     def __repr__(self) -> str:
+        sampler = self.sampler
         return (
-            f"{type(self).__name__}({self.sampler}, motion_index={str(self.index.folder)!r}, root={str(self.root)!r}, "
-            f"test_mode={self.test_mode}, twice_sample={self.twice_sample})"
+            f"{type(self).__name__}(motion_index={str(self.index.folder)!r}, root={str(self.root)!r}, "
+            f"num_clips={sampler.num_segments}, test_mode={self.test_mode}, twice_sample={self.twice_sample}, "
+            f"mu={sampler.mu}, floor={sampler.floor}, pick={sampler.pick!r})"
         )
 
     def _frames(self, results: dict[str, Any]) -> np.ndarray:

@@ -112,7 +112,7 @@ def test_testing_draws_nothing(index: Path) -> None:
 def test_pickles_for_spawned_workers(index: Path) -> None:
     transform = MotionGuidedSampleFrames(index, "data/videos", num_clips=3, test_mode=True)
     assert pickle.loads(pickle.dumps(transform))(video())["frame_inds"].tolist() == CENTRES
-    assert "num_segments=3" in repr(transform)
+    assert f"motion_index={str(index)!r}, root='data/videos', num_clips=3, test_mode=True" in repr(transform)
 
 
 @pytest.mark.parametrize(
@@ -318,4 +318,4 @@ print(TRANSFORMS.build(Config.fromfile(sys.argv[1]).pipeline[0]))
         capture_output=True,
         text=True,
     )
-    assert "MotionGuidedSampleFrames(MotionGuided(num_segments=8" in done.stdout, done.stderr
+    assert "MotionGuidedSampleFrames(motion_index=" in done.stdout, done.stderr
