@@ -24,7 +24,8 @@ needs_train = pytest.mark.skipif(find_spec("torch") is None, reason="needs the e
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```", DOC, flags=re.MULTILINE | re.DOTALL)
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", DOC, flags=re.MULTILINE | re.DOTALL)
+    found = [text for its_language, text in every if its_language == language]
     assert found, f"no {language} block in the document"
     return found
 
