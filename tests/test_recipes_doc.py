@@ -7,6 +7,7 @@ import inspect
 import re
 import shlex
 from dataclasses import fields
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -54,6 +55,7 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
+@lru_cache
 def recipe(name: str) -> Any:
     from train.command_line import parse_command_line
 
