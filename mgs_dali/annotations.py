@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,19 @@ import numpy.typing as npt
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 
+OFFICIAL_FRAMES_TEMPLATE = "{:05}.jpg"
+"""How Something-Something V1 and Jester, which are given out as frames, name them."""
+
 _KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+_UCF101_LIST = re.compile(r"(train|test)list\d*\.txt", re.IGNORECASE)
+_HMDB51_SPLIT = re.compile(r"(.+)_test_split([123])\.txt")
+_NUM_HMDB51_CLASSES = 51
 _MAX_CLASSES = 2**31
+_MAX_FRAMES = 2**31
+_GIVE_TEMPLATE = (
+    "Give template, how the frames are named by their number: 'img_{:05}.jpg' is mmaction2's default, '{:05}.jpg' is "
+    "that of Something-Something V1 and Jester."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +93,8 @@ class _Rows(NamedTuple):
     labels: list[list[int]]
     lines: list[int]
     class_names: list[str] | None
+    first_frames: list[int] | None = None
+    num_frames: list[int] | None = None
 
 
 def read_annotations(
@@ -90,32 +104,59 @@ def read_annotations(
     num_classes: int | None = None,
     multi_label: bool = False,
     class_names: str | Path | Sequence[str] | None = None,
+    template: str | None = None,
+    with_offset: bool = False,
 ) -> Clips:
-    """Read a list of labelled videos. What `file` is decides how it is read:
+    """Read a list of labelled videos, or of folders of frames. What `file` is decides how it is read, in this order:
 
     ==================================  ===============================================================================
-    a folder                            one sub-folder per class, videos directly in it; classes are sorted by name
+    a folder                            one sub-folder per class, videos (or frame folders) directly in it; classes are
+                                        sorted by name
     ``.json``, entries with `filename`  mmaction2 0.x: ``[{"filename": "a.mp4", "label": [3]}]``
+    ``.json``, entries with `frame_dir` mmaction2 0.x frame folders, needs `template`: ``[{"frame_dir": "a",
+                                        "total_frames": 163, "label": [3]}]``; an ``"offset"`` is respected
+    ``.json``, entries with `vid_name`  Diving48: ``Diving48_V2_train.json``, ``_test.json``; videos are
+                                        ``<vid_name>.mp4``
     ``.json``, entries with `id`        Something-Something V2: ``train.json``, ``validation.json``; videos are
                                         ``<id>.webm``; the classes come from ``labels.json`` beside it
     text, header with `youtube_id`      Kinetics CSV; videos are ``<class>/<youtube_id>_<start>_<end>.mp4``, blanks in
                                         the class as ``_``, times in seconds with six digits; classes are sorted by name
-    any other text                      mmaction2 video list, a line for each video: ``path label``, or with
+    ``.csv`` that begins ``number;``    Something-Something V1, Jester: ``id;class``; frame folders ``<id>`` with
+                                        `template` ``{:05}.jpg``, if no other is given; the number of a class is its
+                                        line in ``something-something-v1-labels.csv`` or ``jester-v1-labels.csv``
+                                        beside it
+    ``trainlist01.txt``,                UCF101, told by these names: ``Class/v_Class_g01_c01.avi 1``, counted from 1,
+    ``testlist01.txt``                  or without the number; the classes come from ``classInd.txt`` beside it
+    any other text, no `template`       mmaction2 video list, a line for each video: ``path label``, or with
                                         `multi_label` ``path label label ...``
+    any other text, with `template`     mmaction2 rawframe list (and that of the original TSM): ``folder total_frames
+                                        label``, with `with_offset` ``folder offset total_frames label``; with
+                                        `multi_label` any of the two with several labels
     ==================================  ===============================================================================
 
-    Text is UTF-8, with or without a byte order mark; blank lines are skipped. In a single-label list the label is the
-    last field, so paths may have blanks in them.
+    HMDB51 has a file for each class instead of lists: `write_hmdb51_lists` makes lists of them.
+
+    With a `template` every format above is of frame folders: where it would name a video ``a.mp4``, the frames are in
+    the folder ``a``. Frame ``i`` of a clip, counted from 0, is the file ``template.format(first_frame + i + 1)``.
+    Where the list does not tell how many frames there are, `num_frames` is -1.
+
+    Text is UTF-8, with or without a byte order mark; blank lines are skipped. In a single-label list the numbers are
+    the last fields, so paths may have blanks in them (but not a number behind the last one).
 
     Args:
         file: the list, or the folder of class folders.
-        root: the folder that the videos' paths are relative to. Only for a folder of class folders it may be left out.
-        num_classes: number of classes. For mmaction2 lists it defaults to the number of `class_names`, else to the
-            largest label plus one: give it where a list may lack the last classes. `multi_label` needs it.
-        multi_label: every video may have several labels; the table gets a multi-hot matrix. Only for mmaction2 lists.
+        root: the folder that the paths are relative to. Only for a folder of class folders it may be left out.
+        num_classes: number of classes. For mmaction2 and Diving48 lists it defaults to the number of `class_names`,
+            else to the largest label plus one: give it where a list may lack the last classes. `multi_label` needs it.
+        multi_label: every clip may have several labels; the table gets a multi-hot matrix. Only for mmaction2 lists.
         class_names: the classes in the order of their numbers, as a sequence or as a file with a name per line (or a
-            Something-Something ``labels.json``). A Kinetics CSV or a class folder of a validation set needs those of
-            the training set (``train_clips.class_names``), as soon as it may lack a class.
+            Something-Something ``labels.json``, or UCF101's ``classInd.txt``). A Kinetics CSV or a class folder of a
+            validation set needs those of the training set (``train_clips.class_names``), as soon as it may lack a
+            class.
+        template: how frames are named by their number: ``img_{:05}.jpg`` (mmaction2), ``{:05}.jpg``
+            (Something-Something V1, Jester), ``{:06d}.jpg`` (the original TSM's Something-Something V2). One
+            replacement field with a format of whole numbers, zero-padded or not padded at all.
+        with_offset: lines of a rawframe list have the frames before the clip in front of their number.
 
     Returns:
         The table, in the order of the list.
@@ -130,29 +171,48 @@ def read_annotations(
         raise ValueError(f"class_names has {len(names)} names but num_classes is {num_classes}. Leave num_classes out.")
     if num_classes is not None and not 1 <= num_classes <= _MAX_CLASSES:
         raise ValueError(f"num_classes must be from 1 to {_MAX_CLASSES}, found {num_classes}.")
+    if template is not None:
+        check_template(template)
     if not file.exists():
         raise ValueError(f"The list {file} does not exist (working folder: {Path.cwd()}).")
     root = _checked_root(file, root)
 
+    of_mmaction = takes_offset = False
     if file.is_dir():
-        rows = _read_class_folders(file, root, names)
-        lists_numbers = False
+        rows = _read_class_folders(file, root, names, template)
     else:
         text = _read_text(file)
+        first_line = text.lstrip().partition("\n")[0]
         if file.suffix.lower() == ".json":
             entries = _parse_json(file, text)
-            lists_numbers = _is_mmaction_json(file, entries)
-            rows = (
-                _read_mmaction_json(file, entries, multi_label) if lists_numbers else _read_ssv2(file, entries, names)
-            )
-        elif "youtube_id" in re.split(r'[\s,"]+', text.lstrip().partition("\n")[0]):
-            rows = _read_kinetics(file, text, names)
-            lists_numbers = False
+            if path_key := _mmaction_path_key(file, entries[0], template):
+                of_mmaction = True
+                rows = _read_mmaction_json(file, entries, multi_label, path_key)
+            elif "vid_name" in entries[0]:
+                rows = _read_diving48(file, entries, template)
+            else:
+                rows = _read_ssv2(file, entries, names, template)
+        elif "youtube_id" in re.split(r'[\s,"]+', first_line):
+            rows = _read_kinetics(file, text, names, template)
+        elif file.suffix.lower() == ".csv" and re.match(r"\d+;", first_line):
+            template = template or OFFICIAL_FRAMES_TEMPLATE
+            rows = _read_id_and_class(file, text, names)
+        elif _UCF101_LIST.fullmatch(file.name):
+            rows = _read_ucf101(file, text, names, template)
         else:
-            rows = _read_list(file, text, multi_label)
-            lists_numbers = True
+            of_mmaction = takes_offset = True
+            if with_offset and template is None:
+                raise ValueError(f"{file}: with_offset=True is for lists of frame folders. {_GIVE_TEMPLATE}")
+            rows = _read_list(file, text, multi_label, of_folders=template is not None, with_offset=with_offset)
 
-    if lists_numbers:
+    if multi_label and not of_mmaction:
+        raise ValueError(f"{file}: this format has one class for each video. Leave multi_label out.")
+    if with_offset and not takes_offset:
+        raise ValueError(
+            f"{file}: with_offset=True is for text lists of frame folders (`folder offset total_frames label`), which "
+            "this is not. Leave with_offset out."
+        )
+    if rows.class_names is None:
         rows = rows._replace(class_names=names)
         if names is not None:
             num_classes = len(names)
@@ -160,9 +220,6 @@ def read_annotations(
             raise ValueError(f"{file}: multi_label=True needs num_classes, the width of the label matrix.")
         num_classes = _checked_labels(file, rows, num_classes)
     else:
-        assert rows.class_names is not None
-        if multi_label:
-            raise ValueError(f"{file}: this format has one class for each video. Leave multi_label out.")
         if num_classes not in (None, len(rows.class_names)):
             raise ValueError(
                 f"{file}: found {len(rows.class_names)} classes but num_classes is {num_classes}. "
@@ -170,80 +227,203 @@ def read_annotations(
             )
         num_classes = len(rows.class_names)
 
+    num_clips = len(rows.paths)
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     if multi_label:
-        labels = np.zeros((len(rows.paths), num_classes), np.float32)
-        of_row = np.repeat(np.arange(len(rows.labels)), [len(several) for several in rows.labels])
+        labels = np.zeros((num_clips, num_classes), np.float32)
+        of_row = np.repeat(np.arange(num_clips), [len(several) for several in rows.labels])
         labels[of_row, [label for several in rows.labels for label in several]] = 1.0
     else:
         labels = np.array([label for (label,) in rows.labels], np.int64)
     return Clips(
         root=root,
         paths=rows.paths,
-        first_frames=np.zeros(len(rows.paths), np.int64),
-        num_frames=np.full(len(rows.paths), -1, np.int64),
+        first_frames=np.array(rows.first_frames or [0] * num_clips, np.int64),
+        num_frames=np.array(rows.num_frames or [-1] * num_clips, np.int64),
         labels=labels,
         num_classes=num_classes,
         class_names=rows.class_names,
         list_file=file,
         list_lines=np.array(rows.lines, np.int64),
+        template=template,
+    )
+
+
+def write_hmdb51_lists(splits: str | Path, out: str | Path, *, split: int = 1) -> tuple[Path, Path]:
+    """Make a training and a test list of HMDB51's official split files, for `read_annotations`.
+
+    Writes ``hmdb51_train_split1.txt`` and ``hmdb51_test_split1.txt`` (with the number of the split), whose lines are
+    ``class/video.avi label``, and ``hmdb51_classes.txt``. Classes are sorted by name, as mmaction2 numbers them.
+
+    Args:
+        splits: the unpacked folder of ``<class>_test_split1.txt`` ... files, whose lines are ``video.avi flag``: 1 is
+            for training, 2 for testing, 0 for neither.
+        out: folder for the lists, made if it is not there.
+        split: 1, 2 or 3.
+
+    Returns:
+        The paths of the training and of the test list.
+
+    Raises:
+        ValueError: there are not the 51 files of the split, or a line in one cannot be understood.
+    """
+    splits, out = Path(splits), Path(out)
+    if split not in (1, 2, 3):
+        raise ValueError(f"split must be 1, 2 or 3, found {split!r}.")
+    if not splits.is_dir():
+        raise ValueError(f"{splits} is not a folder. Give the one that HMDB51's official splits are unpacked in.")
+    found = [match for name in sorted(os.listdir(splits)) if (match := _HMDB51_SPLIT.fullmatch(name))]
+    file_of = {match[1]: splits / match[0] for match in found if int(match[2]) == split}
+    if len(file_of) != _NUM_HMDB51_CLASSES:
+        raise ValueError(
+            f"{splits}: found {len(file_of)} files <class>_test_split{split}.txt, expected {_NUM_HMDB51_CLASSES}. "
+            "Give the folder that all of HMDB51's official splits are unpacked in: the classes are numbered by them."
+        )
+    lines_of: dict[str, list[str]] = {"0": [], "1": [], "2": []}
+    classes = sorted(file_of)
+    for label, name in enumerate(classes):
+        for number, line in enumerate(_read_text(file_of[name]).split("\n"), start=1):
+            match line.split():
+                case []:
+                    pass
+                case [video, "0" | "1" | "2" as flag]:
+                    lines_of[flag].append(f"{name}/{video} {label}\n")
+                case _:
+                    raise ValueError(
+                        f"{_where(file_of[name], number)}: expected `video.avi flag` with a flag of 1 (training), 2 "
+                        f"(testing) or 0 (neither), found {line.strip()!r}."
+                    )
+    out.mkdir(parents=True, exist_ok=True)
+    train, test = out / f"hmdb51_train_split{split}.txt", out / f"hmdb51_test_split{split}.txt"
+    train.write_text("".join(lines_of["1"]), encoding="utf-8")
+    test.write_text("".join(lines_of["2"]), encoding="utf-8")
+    (out / "hmdb51_classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    return train, test
+
+
+def check_template(template: str) -> None:
+    """Check that a template names the frames of a folder by their number, and by nothing else.
+
+    Raises:
+        ValueError: it does not; the message has examples.
+    """
+    try:
+        parsed = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
+    except ValueError:
+        parsed = []
+    if len(parsed) == 1 and "/" not in template:
+        ((name, spec, conversion),) = parsed
+        # Nothing but the number itself: a field such as {0.__class__} or {0!r} would format, but to something else.
+        if name in ("", "0") and not conversion and re.fullmatch(r"(0\d{1,2})?d?", spec or ""):
+            return
+    percent = " What is %05d elsewhere is {:05} here." if "%" in template else ""
+    raise ValueError(
+        f"template {template!r} does not name a file by its number. It must have exactly one pair of braces, empty or "
+        "with a zero-padded width, and no folders, such as 'img_{:05}.jpg' (which names img_00001.jpg), '{:05}.jpg', "
+        f"'{{:06d}}.jpg' or '{{}}.jpg'.{percent}"
     )
 
 
 # --- one reader for each format --------------------------------------------------------------------------------------
 
 
-def _read_list(file: Path, text: str, multi_label: bool) -> _Rows:
-    paths, labels, lines = [], [], []
+def _read_list(file: Path, text: str, multi_label: bool, *, of_folders: bool, with_offset: bool) -> _Rows:
+    counts = [*["offset"] * with_offset, "total_frames"] if of_folders else []
+    expected = " ".join(["folder" if of_folders else "path", *counts, "label label ..." if multi_label else "label"])
+    num_numbers = len(counts) + 1
+    paths, labels, lines, first_frames, num_frames = [], [], [], [], []
     for number, line in enumerate(text.split("\n"), start=1):
-        fields = line.split() if multi_label else line.strip().rsplit(maxsplit=1)
+        fields = line.split() if multi_label else line.strip().rsplit(maxsplit=num_numbers)
         if not fields:
             continue
-        if len(fields) < 2:
-            expected = "path label label ..." if multi_label else "path label"
-            raise ValueError(
-                f"{_where(file, number)}: expected `{expected}`, found {line.strip()!r}. A line has a path relative to "
-                f"root and a class number.{_csv_hint(file)}"
+        if len(fields) <= num_numbers:
+            meaning = (
+                "A template was given, so the list is of frame folders. For a list of videos leave template out."
+                if of_folders
+                else "A line has a path relative to root and a class number."
             )
-        path, *numbers = fields
-        if not multi_label and len(parts := path.split()) > 1 and parts[-1].isdecimal():
             raise ValueError(
-                f"{_where(file, number)}: found more than one number after the path in {line.strip()!r}. For several "
-                "labels give multi_label=True and num_classes; lists of frame folders (`folder num_frames label`) "
-                "cannot be read."
+                f"{_where(file, number)}: expected `{expected}`, found {line.strip()!r}. {meaning}{_csv_hint(file)}"
+            )
+        path, *words = fields
+        if not multi_label and len(parts := path.split()) > 1 and parts[-1].isdecimal():
+            if of_folders:
+                advice = "" if with_offset else " For `folder offset total_frames label` give with_offset=True;"
+                advice += " for several labels give multi_label=True and num_classes."
+            else:
+                advice = " For several labels give multi_label=True and num_classes. If it is a list of frame folders "
+                advice += f"(`folder total_frames label`): {_GIVE_TEMPLATE}"
+            raise ValueError(
+                f"{_where(file, number)}: expected `{expected}`, found more than "
+                f"{'one number' if num_numbers == 1 else f'{num_numbers} numbers'} after the path in "
+                f"{line.strip()!r}.{advice}"
             )
         try:
-            labels.append([int(value) for value in numbers])
+            values = [int(word) for word in words]
         except ValueError:
-            wrong = next(value for value in numbers if not _is_integer(value))
+            place = next(place for place, word in enumerate(words) if not _is_integer(word))
             blanks = " Paths in a multi-label list cannot have blanks in them." if multi_label else ""
             raise ValueError(
-                f"{_where(file, number)}: the label {wrong!r} is not a whole number. Expected a path and then the "
-                f"class number, counted from 0.{blanks}{_csv_hint(file)}"
+                f"{_where(file, number)}: the {[*counts, 'label'][min(place, len(counts))]} {words[place]!r} is not a "
+                f"whole number. Expected `{expected}`, classes counted from 0.{blanks}{_csv_hint(file)}"
             ) from None
+        if of_folders:
+            *offset, count = values[: len(counts)]
+            first_frames.append(offset[0] if offset else 0)
+            num_frames.append(count)
+            _check_span(_where(file, number), path, first_frames[-1], count)
         paths.append(path)
+        labels.append(values[len(counts) :])
         lines.append(number)
-    return _checked_rows(file, paths, labels, lines, None)
+    rows = _checked_rows(file, paths, labels, lines, None)
+    if of_folders:
+        return rows._replace(first_frames=first_frames, num_frames=num_frames)
+    if multi_label and all(len(several) > 1 and "." not in path for path, several in zip(paths, labels, strict=True)):
+        raise ValueError(
+            f"{_where(file, lines[0])}: {paths[0]!r} looks like a frame folder and {labels[0][0]} like its number of "
+            f"frames: no path of the list ends like a video's. {_GIVE_TEMPLATE}"
+        )
+    _check_not_ucf101(file, rows)
+    return rows
 
 
-def _is_mmaction_json(file: Path, entries: list[dict[str, Any]]) -> bool:
-    first = entries[0]
-    if "filename" in first:
-        return True
-    if "id" in first:
-        return False
+def _check_not_ucf101(file: Path, rows: _Rows) -> None:
+    """Refuse an official UCF101 list under another name: it counts classes from 1, and all would be one too high."""
+    first_class = next(
+        (label for path, (label, *_) in zip(rows.paths, rows.labels, strict=True) if "v_ApplyEyeMakeup_" in path), None
+    )
+    if first_class == 1 and min(map(min, rows.labels)) == 1:
+        raise ValueError(
+            f"{file}: this looks like an official UCF101 list, whose classes count from 1. Give it its official name, "
+            "such as trainlist01.txt, and put classInd.txt beside it; or count the classes from 0."
+        )
+
+
+def _mmaction_path_key(file: Path, entry: dict[str, Any], template: str | None) -> str | None:
+    """What holds the path in an mmaction2 list with this first entry; None for the other formats that are known."""
+    if "filename" in entry:
+        if template is not None:
+            raise ValueError(f"{_where(file, 1)}: entries with 'filename' are videos. Leave template out.")
+        return "filename"
+    if "frame_dir" in entry:
+        if template is None:
+            raise ValueError(f"{_where(file, 1)}: entries with 'frame_dir' are frame folders. {_GIVE_TEMPLATE}")
+        return "frame_dir"
+    if "vid_name" in entry or "id" in entry:
+        return None
     raise ValueError(
-        f"{_where(file, 1)}: unknown format, its keys are {', '.join(map(repr, first)) or 'none'}. Entries must have "
-        "'filename' and 'label' (mmaction2), or 'id' and 'template' (Something-Something V2)."
+        f"{_where(file, 1)}: unknown format, its keys are {', '.join(map(repr, entry)) or 'none'}. Entries must have "
+        "'filename' and 'label' or 'frame_dir', 'total_frames' and 'label' (mmaction2), 'id' and 'template' "
+        "(Something-Something V2), or 'vid_name' and 'label' (Diving48)."
     )
 
 
-def _read_mmaction_json(file: Path, entries: list[dict[str, Any]], multi_label: bool) -> _Rows:
-    paths, labels = [], []
+def _read_mmaction_json(file: Path, entries: list[dict[str, Any]], multi_label: bool, path_key: str) -> _Rows:
+    paths, labels, first_frames, num_frames = [], [], [], []
     for number, entry in enumerate(entries, start=1):
-        path, label = entry.get("filename"), entry.get("label")
+        path, label = entry.get(path_key), entry.get("label")
         if not isinstance(path, str) or not path:
-            raise ValueError(f"{_where(file, number)}: expected a path as 'filename', found {path!r}.")
+            raise ValueError(f"{_where(file, number)}: expected a path as {path_key!r}, found {path!r}.")
         several: list[Any] = label if isinstance(label, list) else [label]
         if not several or not all(type(value) is int for value in several):
             raise ValueError(
@@ -254,25 +434,38 @@ def _read_mmaction_json(file: Path, entries: list[dict[str, Any]], multi_label: 
                 f"{_where(file, number)}: found {len(several)} labels, {label!r}. For several labels give "
                 "multi_label=True and num_classes."
             )
+        if path_key == "frame_dir":
+            offset, count = entry.get("offset", 0), entry.get("total_frames")
+            if type(offset) is not int or type(count) is not int:
+                raise ValueError(
+                    f"{_where(file, number)}: expected whole numbers as 'total_frames' and, if there is one, 'offset', "
+                    f"found {count!r} and {offset!r}."
+                )
+            _check_span(_where(file, number), path, offset, count)
+            first_frames.append(offset)
+            num_frames.append(count)
         paths.append(path)
         labels.append(several)
+    rows = _checked_rows(file, paths, labels, list(range(1, len(paths) + 1)), None)
+    return rows._replace(first_frames=first_frames, num_frames=num_frames) if num_frames else rows
+
+
+def _read_diving48(file: Path, entries: list[dict[str, Any]], template: str | None) -> _Rows:
+    paths, labels = [], []
+    for number, entry in enumerate(entries, start=1):
+        name, label = entry.get("vid_name"), entry.get("label")
+        if not isinstance(name, str) or not name or type(label) is not int:
+            raise ValueError(
+                f"{_where(file, number)}: expected a name as 'vid_name' and a whole number as 'label' (Diving48), "
+                f"found {name!r} and {label!r}."
+            )
+        paths.append(_path_of(name, ".mp4", template))
+        labels.append([label])
     return _checked_rows(file, paths, labels, list(range(1, len(paths) + 1)), None)
 
 
-def _read_ssv2(file: Path, entries: list[dict[str, Any]], names: list[str] | None) -> _Rows:
-    if names is None:
-        # mmaction2 puts a prefix before all of them: something-something-v2-train.json, -labels.json
-        prefix = re.split(r"train|val|test", file.name)[0]
-        beside = [
-            path for path in (file.with_name(f"{prefix}labels.json"), file.with_name("labels.json")) if path.exists()
-        ]
-        if not beside:
-            raise ValueError(
-                f"{file}: this Something-Something V2 list needs the official labels.json beside it, which gives the "
-                f"number of each class; there is none in {file.parent}. Copy it there, or give class_names=FILE."
-            )
-        names = _read_class_names(beside[0])
-        assert names is not None
+def _read_ssv2(file: Path, entries: list[dict[str, Any]], names: list[str] | None, template: str | None) -> _Rows:
+    names = _names_beside(file, "labels.json", "Something-Something V2") if names is None else names
     label_of = {name: label for label, name in enumerate(names)}
     paths, labels = [], []
     for number, entry in enumerate(entries, start=1):
@@ -283,12 +476,58 @@ def _read_ssv2(file: Path, entries: list[dict[str, Any]], names: list[str] | Non
                 "The official test.json has no labels: use train.json or validation.json."
             )
         name = entry["template"].replace("[", "").replace("]", "")
-        paths.append(f"{entry['id']}.webm")
+        paths.append(_path_of(str(entry["id"]), ".webm", template))
         labels.append([_label_of(file, number, name, label_of)])
     return _checked_rows(file, paths, labels, list(range(1, len(paths) + 1)), names)
 
 
-def _read_kinetics(file: Path, text: str, names: list[str] | None) -> _Rows:
+def _read_id_and_class(file: Path, text: str, names: list[str] | None) -> _Rows:
+    names = _names_beside(file, "labels.csv", "Something-Something V1 or Jester") if names is None else names
+    label_of = {name: label for label, name in enumerate(names)}
+    paths, labels, lines = [], [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        folder, separator, name = line.strip().partition(";")
+        if not separator or not folder or not name:
+            raise ValueError(
+                f"{_where(file, number)}: expected `id;class`, as in the official lists of Something-Something V1 and "
+                f"Jester, found {line.strip()!r}. The official test list has no classes: use train or validation."
+            )
+        paths.append(folder)
+        labels.append([_label_of(file, number, name.strip(), label_of)])
+        lines.append(number)
+    return _checked_rows(file, paths, labels, lines, names)
+
+
+def _read_ucf101(file: Path, text: str, names: list[str] | None, template: str | None) -> _Rows:
+    names = _names_beside(file, "classInd.txt", "UCF101") if names is None else names
+    label_of = {name: label for label, name in enumerate(names)}
+    paths, labels, lines = [], [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        path, *words = line.split()
+        name, _, video = path.rpartition("/")
+        if not name or not video.endswith(".avi") or len(words) > 1 or not all(map(_is_integer, words)):
+            raise ValueError(
+                f"{_where(file, number)}: a file of this name is read as an official list of UCF101: expected "
+                f"`Class/video.avi number`, or without the number, found {line.strip()!r}. Rename a list of your own."
+            )
+        label = _label_of(file, number, name, label_of)
+        if words and int(words[0]) != label + 1:
+            raise ValueError(
+                f"{_where(file, number)}: the class {name!r} has the number {words[0]}, but {label + 1} in the list of "
+                "classes. A file of this name is read as an official list of UCF101, which counts classes from 1: put "
+                "the official classInd.txt beside it. Rename a list of your own."
+            )
+        paths.append(_path_of(path.removesuffix(".avi"), ".avi", template))
+        labels.append([label])
+        lines.append(number)
+    return _checked_rows(file, paths, labels, lines, names)
+
+
+def _read_kinetics(file: Path, text: str, names: list[str] | None, template: str | None) -> _Rows:
     reader = csv.reader(io.StringIO(text.lstrip()), strict=True)
     skipped = text[: len(text) - len(text.lstrip())].count("\n")
     header = [column.strip() for column in next(reader)]
@@ -317,7 +556,8 @@ def _read_kinetics(file: Path, text: str, names: list[str] | None) -> _Rows:
                     f"{_where(file, number)}: expected a label and times in whole seconds, found label {name!r}, "
                     f"time_start {start!r} and time_end {end!r}."
                 )
-            paths.append(f"{name.replace(' ', '_')}/{video}_{int(start):06d}_{int(end):06d}.mp4")
+            path = f"{_underscored(name)}/{video}_{int(start):06d}_{int(end):06d}"
+            paths.append(_path_of(path, ".mp4", template))
             classes.append(name)
             lines.append(number)
     except csv.Error as error:
@@ -331,14 +571,13 @@ def _read_kinetics(file: Path, text: str, names: list[str] | None) -> _Rows:
     return _checked_rows(file, paths, labels, lines, names)
 
 
-def _read_class_folders(folder: Path, root: Path, names: list[str] | None) -> _Rows:
+def _read_class_folders(folder: Path, root: Path, names: list[str] | None, template: str | None) -> _Rows:
     try:
         prefix = folder.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
         raise ValueError(f"{folder} is not inside root ({root}). Leave root out, or give a folder above it.") from None
     prefix = "" if prefix == "." else f"{prefix}/"
-    with os.scandir(folder) as found:
-        classes = sorted(entry.name for entry in found if entry.is_dir() and not entry.name.startswith("."))
+    classes = _folders_in(folder)
     if not classes:
         raise ValueError(
             f"{folder} has no sub-folders. Expected one for each class, with the videos of that class in it."
@@ -347,11 +586,16 @@ def _read_class_folders(folder: Path, root: Path, names: list[str] | None) -> _R
     label_of = {name: label for label, name in enumerate(names)}
     paths, labels = [], []
     for name in classes:
-        videos = sorted(video for video in os.listdir(folder / name) if video.lower().endswith(VIDEO_SUFFIXES))
+        videos = _videos_in(folder / name) if template is None else _folders_in(folder / name)
         if videos:
             label = _label_of(folder / name, None, name, label_of)
             paths += [f"{prefix}{name}/{video}" for video in videos]
             labels += [[label] for _ in videos]
+    if not paths and template is not None:
+        raise ValueError(
+            f"{folder} has no frame folders in its {len(classes)} sub-folders ({classes[0]}, ...). With a template, "
+            "expected a folder of frames for each clip, directly in them. For videos leave template out."
+        )
     if not paths:
         raise ValueError(
             f"{folder} has no videos in its {len(classes)} sub-folders ({classes[0]}, ...). Expected files that end in "
@@ -360,7 +604,49 @@ def _read_class_folders(folder: Path, root: Path, names: list[str] | None) -> _R
     return _Rows(paths, labels, list(range(1, len(paths) + 1)), names)
 
 
+def _folders_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as found:
+        return sorted(entry.name for entry in found if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _videos_in(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name.lower().endswith(VIDEO_SUFFIXES))
+
+
 # --- shared by the readers -------------------------------------------------------------------------------------------
+
+
+def _check_span(where: str, path: str, first_frame: int, num_frames: int) -> None:
+    if not 0 <= first_frame < _MAX_FRAMES:
+        raise ValueError(
+            f"{where}: the offset {first_frame} of {path!r} is out of range. It is the number of frames in the folder "
+            "before the clip, 0 or more."
+        )
+    if not 1 <= num_frames < _MAX_FRAMES:
+        raise ValueError(
+            f"{where}: {path!r} has a total_frames of {num_frames}; 1 or more are allowed. Leave out clips without "
+            "frames. (In a list with offsets, which need with_offset=True, it is the number after the offset.)"
+        )
+
+
+def _path_of(name: str, suffix: str, template: str | None) -> str:
+    """Return the video of that name, or with a template the folder of its frames."""
+    return f"{name}{suffix}" if template is None else name
+
+
+def _names_beside(file: Path, labels_name: str, data_set: str) -> list[str]:
+    """Return the classes from the official file beside an official list."""
+    # mmaction2 puts a prefix before both: something-something-v2-train.json, -labels.json
+    prefix = re.split(r"train|val|test", file.name)[0]
+    for beside in (file.with_name(f"{prefix}{labels_name}"), file.with_name(labels_name)):
+        if beside.exists():
+            names = _read_class_names(beside)
+            assert names is not None
+            return names
+    raise ValueError(
+        f"{file}: this {data_set} list needs the official {prefix}{labels_name} beside it, which gives the number of "
+        f"each class; there is none in {file.parent}. Copy it there, or give class_names=FILE."
+    )
 
 
 def _where(file: Path, number: int) -> str:
@@ -409,6 +695,8 @@ def _read_class_names(source: str | Path | Sequence[str] | None) -> list[str] | 
         text = _read_text(file)
         if file.suffix.lower() == ".json":
             names = _names_of_numbered(file, _load_json(file, text))
+        elif file.name == "classInd.txt":
+            names = _names_of_ucf101(file, text)
         else:
             names = [line.strip() for line in text.split("\n") if line.strip()]
     else:
@@ -430,6 +718,16 @@ def _names_of_numbered(file: Path, numbers: Any) -> list[str]:
     raise ValueError(
         f'{file}: expected the classes with their numbers from 0 up, such as {{"Opening something": "0"}}.'
     )
+
+
+def _names_of_ucf101(file: Path, text: str) -> list[str]:
+    """Return the names of lines ``1 ApplyEyeMakeup``, which count from 1."""
+    lines = [line.split() for line in text.split("\n") if line.strip()]
+    if [words[0] for words in lines] != [str(number) for number in range(1, len(lines) + 1)] or any(
+        len(words) != 2 for words in lines
+    ):
+        raise ValueError(f"{file}: expected UCF101's classes with their numbers from 1 up, such as `1 ApplyEyeMakeup`.")
+    return [name for _, name in lines]
 
 
 def _checked_root(file: Path, root: str | Path | None) -> Path:
@@ -491,4 +789,7 @@ def _underscored(name: str) -> str:
 def _csv_hint(file: Path) -> str:
     if file.suffix.lower() != ".csv":
         return ""
-    return f" (A Kinetics CSV would begin with the header {','.join(_KINETICS_COLUMNS)}.)"
+    return (
+        f" (A Kinetics CSV would begin with the header {','.join(_KINETICS_COLUMNS)}, one of Something-Something V1 or "
+        "Jester with `id;class`.)"
+    )

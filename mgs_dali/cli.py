@@ -11,7 +11,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .annotations import Clips, read_annotations
+from .annotations import Clips, read_annotations, write_hmdb51_lists
 from .demo import CLASSES, make_demo
 from .motion import MEASURES, Measure, load_filters
 from .motion_index import JsonFormat, MotionIndex, Summary, export_json, import_json, index_videos
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = _parser().parse_args(None if arguments is None else list(arguments))
         run = {
-            "demo": _demo, "plot": _plot, "index": _index, "import-json": _import_json, "export-json": _export_json
+            "demo": _demo, "plot": _plot, "index": _index, "import-json": _import_json, "export-json": _export_json,
+            "hmdb51-lists": _hmdb51_lists,
         }[given.command]  # fmt: skip
         return run(given[given.command])
     except argparse.ArgumentError as error:
@@ -123,6 +124,15 @@ def _parser() -> ArgumentParser:
     export.add_argument("index", metavar="INDEX", help="folder of a motion index")
     export.add_argument("--out", metavar="JSON", required=True, help="the file to write")
 
+    hmdb51 = ArgumentParser(
+        usage="mgs-dali hmdb51-lists SPLITS --out DIR [--split N]",
+        description="Make a training and a test list of HMDB51's official files, of which there is one for each class.",
+        exit_on_error=False,
+    )
+    hmdb51.add_argument("splits", metavar="SPLITS", help="folder of the files <class>_test_split1.txt")
+    hmdb51.add_argument("--out", metavar="DIR", required=True, help="folder for the lists and the names of the classes")
+    hmdb51.add_argument("--split", type=int, default=1, help="1, 2 or 3")
+
     parser = ArgumentParser(
         prog="mgs-dali",
         usage="mgs-dali COMMAND ... [--help]",
@@ -135,6 +145,7 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("index", index, help="measure the motion of every video of a list")
     commands.add_subcommand("import-json", import_, help="make an index of the released code's JSON")
     commands.add_subcommand("export-json", export, help="write an index as the released code's JSON")
+    commands.add_subcommand("hmdb51-lists", hmdb51, help="make lists of HMDB51's official files")
     return parser
 
 
@@ -144,10 +155,19 @@ def _add_list(parser: ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="the index: a folder, made if it is not there")
     parser.add_argument("--multi-label", type=bool, default=False, help="true where a line may have several labels")
     parser.add_argument("--num-classes", type=int, help="of a multi-label list")
+    parser.add_argument("--template", type=str, help="of frame folders: how files are named, such as img_{:05}.jpg")
+    parser.add_argument("--with-offset", type=bool, default=False, help="true where frame folders have an offset")
 
 
 def _clips(given: Namespace) -> Clips:
-    return read_annotations(given.list, root=given.root, num_classes=given.num_classes, multi_label=given.multi_label)
+    return read_annotations(
+        given.list,
+        root=given.root,
+        num_classes=given.num_classes,
+        multi_label=given.multi_label,
+        template=given.template,
+        with_offset=given.with_offset,
+    )
 
 
 def _index(given: Namespace) -> int:
@@ -197,6 +217,12 @@ def _list_failures(errors: Mapping[str, str], *, rest: str) -> None:
         print(f"  {' '.join(text.split())}", file=sys.stderr)
     if len(errors) > _NUM_FAILURES_SHOWN:
         print(f"  and {len(errors) - _NUM_FAILURES_SHOWN} more, {rest}", file=sys.stderr)
+
+
+def _hmdb51_lists(given: Namespace) -> int:
+    for file in write_hmdb51_lists(given.splits, given.out, split=given.split):
+        print(f"{file}: {len(file.read_text(encoding='utf-8').splitlines())} videos")
+    return 0
 
 
 def _demo(given: Namespace) -> int:
@@ -268,7 +294,9 @@ def _plot_index(given: Namespace, sampler: MotionGuided) -> int:
 
 def _taught(error: argparse.ArgumentError) -> str:
     """A parser's message on one line, in the words of the command line."""
-    text = re.sub(r"\b(?:demo|plot|index|import-json|export-json)\.", "", " ".join(str(error).split())).rstrip(".")
+    text = re.sub(
+        r"\b(?:demo|plot|index|import-json|export-json|hmdb51-lists)\.", "", " ".join(str(error).split())
+    ).rstrip(".")
     wrong = re.fullmatch(r'Parser key "(\w+)": Expected a (.*)\. Got value: (.*)', text)
     if not wrong:
         return text

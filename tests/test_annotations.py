@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mgs_dali.annotations import Clips, read_annotations
+from mgs_dali.annotations import Clips, read_annotations, write_hmdb51_lists
 
 KINETICS_HEADER = "label,youtube_id,time_start,time_end,split\n"
 
@@ -113,7 +115,13 @@ def test_a_large_list_without_a_single_video(tmp_path: Path) -> None:
         ("a.mp4 99999999999999999999\n", {}, ["line 1", "out of range"]),
         ("a.mp4 3\n", {"class_names": ["x", "y"]}, ["line 1", "label 3", "Allowed are 0 to 1"]),
         ("a.mp4 0 3\n", {}, ["line 1", "more than one number", "multi_label=True and num_classes"]),
-        ("frames/a\t163 3\n", {}, ["line 1", "more than one number", "`folder num_frames label`"]),
+        ("frames/a\t163 3\n", {}, ["line 1", "more than one number", "`folder total_frames label`", "Give template"]),
+        ("a.mp4 0\n", {"with_offset": True}, ["with_offset=True is for lists of frame folders", "Give template"]),
+        (
+            "frames/a 163 1 3\nframes/b 7 2\n",
+            {"multi_label": True, "num_classes": 200},
+            ["line 1", "'frames/a' looks like a frame folder and 163 like its number of frames", "Give template"],
+        ),
         ("", {}, ["t.txt: the list is empty"]),
         (" \n\r\n", {}, ["t.txt: the list is empty"]),
         (b"a.mp4 0\nb\xff.mp4 0\n", {}, ["t.txt, line 2", "not UTF-8 text (byte 0xff)"]),
@@ -168,8 +176,9 @@ def test_a_multi_label_json_list(tmp_path: Path) -> None:
         ([["a.mp4", 1]], ["t.json, entry 1", "found ['a.mp4', 1]"]),
         (
             [{"frame_dir": "a", "total_frames": 9, "label": [1]}],
-            ["entry 1: unknown format", "'frame_dir'", "'template'"],
+            ["entry 1: entries with 'frame_dir' are frame folders", "Give template", "'img_{:05}.jpg'"],
         ),
+        ([{"path": "a", "label": 1}], ["entry 1: unknown format", "'path'", "'frame_dir'", "'vid_name'"]),
         ([{}], ["entry 1: unknown format", "none"]),
         ([{"filename": "a.mp4", "label": [1]}, {"filename": "b.mp4"}], ["entry 2", "found None"]),
         ([{"filename": "a.mp4", "label": ["1"]}], ["entry 1", "whole numbers", "['1']"]),
@@ -184,6 +193,191 @@ def test_mistakes_in_a_json_list(tmp_path: Path, content: Any, parts: list[str])
     message = error_of(write(tmp_path, "t.json", content))
     for part in parts:
         assert part in message
+
+
+# --- mmaction2 lists of frame folders --------------------------------------------------------------------------------
+
+TEMPLATE = "img_{:05}.jpg"
+
+
+def test_a_list_of_frame_folders(tmp_path: Path) -> None:
+    file = write(tmp_path, "train.txt", "some/folder 163 1\n\nmy clip, part two\t17\t0\r\n7 1 1\n")
+    clips = read_annotations(file, root=tmp_path, template=TEMPLATE)
+    assert clips.paths == ["some/folder", "my clip, part two", "7"]
+    assert clips.first_frames.tolist() == [0, 0, 0]
+    assert clips.num_frames.tolist() == [163, 17, 1]
+    assert clips.labels.tolist() == [1, 0, 1]
+    assert (clips.template, clips.num_classes) == (TEMPLATE, 2)
+    assert clips.list_lines.tolist() == [1, 3, 4]
+
+
+def test_a_list_of_frame_folders_with_offset(tmp_path: Path) -> None:
+    file = write(tmp_path, "train.txt", "a 12 163 3\nmy clip 0 5 0\n")
+    clips = read_annotations(file, root=tmp_path, template=TEMPLATE, with_offset=True)
+    assert clips.paths == ["a", "my clip"]
+    assert clips.first_frames.tolist() == [12, 0]
+    assert clips.num_frames.tolist() == [163, 5]
+    assert clips.labels.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("with_offset", [False, True])
+def test_a_multi_label_list_of_frame_folders(tmp_path: Path, with_offset: bool) -> None:
+    offset = " 12" if with_offset else ""
+    file = write(tmp_path, "train.txt", f"a{offset} 163 1 3\nb{offset} 9 0\n")
+    clips = read_annotations(
+        file, root=tmp_path, template=TEMPLATE, with_offset=with_offset, multi_label=True, num_classes=4
+    )
+    assert clips.paths == ["a", "b"]
+    assert clips.first_frames.tolist() == ([12, 12] if with_offset else [0, 0])
+    assert clips.num_frames.tolist() == [163, 9]
+    assert clips.labels.tolist() == [[0, 1, 0, 1], [1, 0, 0, 0]]
+
+
+def test_a_json_list_of_frame_folders(tmp_path: Path) -> None:
+    entries = [
+        {"frame_dir": "a b", "total_frames": 163, "label": [2]},
+        {"frame_dir": "c", "offset": 12, "total_frames": 5, "label": 0},
+    ]
+    file = write(tmp_path, "train.json", entries)
+    clips = read_annotations(file, root=tmp_path, template=TEMPLATE)
+    assert clips.paths == ["a b", "c"]
+    assert clips.first_frames.tolist() == [0, 12]
+    assert clips.num_frames.tolist() == [163, 5]
+    assert clips.labels.tolist() == [2, 0]
+    several = read_annotations(file, root=tmp_path, template=TEMPLATE, multi_label=True, num_classes=3)
+    assert several.labels.tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.from_regex(r"[a-z]+(/[a-z0-9_.-]+)?( [a-z]+)?", fullmatch=True),
+            st.integers(0, 10**6),
+            st.integers(1, 10**6),
+            st.integers(0, 400),
+        ),
+        min_size=1,
+    ),
+    with_offset=st.booleans(),
+)
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, int, int, int]], with_offset: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("list")
+    lines = [
+        f"{path} {first} {count} {label}" if with_offset else f"{path} {count} {label}"
+        for path, first, count, label in rows
+    ]
+    file = write(folder, "t.txt", "\n".join(lines))
+    clips = read_annotations(file, root=folder, template=TEMPLATE, with_offset=with_offset)
+    read = list(
+        zip(clips.paths, clips.first_frames.tolist(), clips.num_frames.tolist(), clips.labels.tolist(), strict=True)
+    )
+    assert read == [(path, first if with_offset else 0, count, label) for path, first, count, label in rows]
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "parts"),
+    [
+        ("a.mp4 1\n", {}, ["line 1", "expected `folder total_frames label`", "leave template out"]),
+        ("a 9 1\nb 9\n", {}, ["t.txt, line 2", "found 'b 9'"]),
+        ("a 163 3\n", {"with_offset": True}, ["line 1", "expected `folder offset total_frames label`", "'a 163 3'"]),
+        ("a 12 163 3\n", {}, ["line 1", "more than 2 numbers", "give with_offset=True", "multi_label=True"]),
+        ("a 1 12 163 3\n", {"with_offset": True}, ["line 1", "more than 3 numbers", "multi_label=True"]),
+        ("a ten 3\n", {}, ["line 1", "the total_frames 'ten' is not a whole number"]),
+        ("a x 10 3\n", {"with_offset": True}, ["line 1", "the offset 'x' is not a whole number"]),
+        ("a 10 3.0\n", {}, ["line 1", "the label '3.0' is not a whole number"]),
+        ("a 0 3\n", {}, ["line 1", "'a' has a total_frames of 0; 1 or more are allowed", "with_offset=True"]),
+        ("a -1 3\n", {}, ["line 1", "total_frames of -1"]),
+        ("a 99999999999999999999 3\n", {}, ["line 1", "total_frames of 99999999999999999999"]),
+        ("a -1 9 3\n", {"with_offset": True}, ["line 1", "the offset -1 of 'a' is out of range"]),
+        ("a 9 -3\n", {}, ["line 1", "label -3 of 'a'"]),
+        ("a 9 3\n", {"multi_label": True}, ["multi_label=True needs num_classes"]),
+        (
+            "a 9\n",
+            {"multi_label": True, "num_classes": 3},
+            ["line 1", "expected `folder total_frames label label ...`"],
+        ),
+        (
+            "a 12 163 3\n",
+            {"multi_label": True, "num_classes": 9, "with_offset": False},
+            ["line 1", "label 163 of 'a' is out of range"],
+        ),
+    ],
+)
+def test_mistakes_in_a_list_of_frame_folders(
+    tmp_path: Path, content: str, arguments: dict[str, Any], parts: list[str]
+) -> None:
+    message = error_of(write(tmp_path, "t.txt", content), **{"template": TEMPLATE, **arguments})
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "parts"),
+    [
+        ([{"filename": "a.mp4", "label": [1]}], {}, ["entry 1", "'filename' are videos", "Leave template out"]),
+        ([{"frame_dir": "a", "label": [1]}], {}, ["entry 1", "'total_frames'", "found None and 0"]),
+        ([{"frame_dir": "a", "total_frames": "9", "label": [1]}], {}, ["entry 1", "whole numbers", "found '9'"]),
+        ([{"frame_dir": "a", "total_frames": 0, "label": [1]}], {}, ["entry 1", "total_frames of 0"]),
+        ([{"frame_dir": "a", "total_frames": 9, "offset": -1, "label": [1]}], {}, ["entry 1", "the offset -1"]),
+        (
+            [{"frame_dir": "a", "total_frames": 9, "label": [1]}, {"filename": "b.mp4", "label": [1]}],
+            {},
+            ["entry 2", "a path as 'frame_dir', found None"],
+        ),
+        (
+            [{"frame_dir": "a", "total_frames": 9, "label": [1]}],
+            {"with_offset": True},
+            ["text lists", "Leave with_offset out"],
+        ),
+    ],
+)
+def test_mistakes_in_a_json_list_of_frame_folders(
+    tmp_path: Path, content: Any, arguments: dict[str, Any], parts: list[str]
+) -> None:
+    message = error_of(write(tmp_path, "t.json", content), template=TEMPLATE, **arguments)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "template", [TEMPLATE, "{:05}.jpg", "{:06d}.jpg", "{}.png", "{:d}", "a b-{0:05}.jpg", "{{{:03}}}.jpg"]
+)
+def test_templates(tmp_path: Path, template: str) -> None:
+    file = write(tmp_path, "t.txt", "a 9 0\n")
+    assert read_annotations(file, root=tmp_path, template=template).template == template
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "img.jpg",
+        "",
+        "img_%05d.jpg",
+        "img_{:05.jpg",
+        "img_}{",
+        "flow_{}_{:05}.jpg",
+        "/folder/{:05}.jpg",
+        "flow_{x,y}_{:05}.jpg",
+        "{0.__class__}.jpg",
+        "{0[0]}.jpg",
+        "{number:05}.jpg",
+        "{1:05}.jpg",
+        "{!r}.jpg",
+        "{:x}.jpg",
+        "{:05.1f}.jpg",
+        "{:,}.jpg",
+        "{:{}}.jpg",
+        "{:5}.jpg",
+        "{:0999999999}.jpg",
+    ],
+)
+def test_what_is_no_template(tmp_path: Path, template: str) -> None:
+    message = error_of(write(tmp_path, "t.txt", "a 9 0\n"), template=template)
+    assert f"template {template!r} does not name a file by its number" in message
+    assert "'img_{:05}.jpg' (which names img_00001.jpg), '{:05}.jpg', '{:06d}.jpg' or '{}.jpg'" in message
+    assert ("What is %05d elsewhere is {:05} here." in message) == ("%" in template)
 
 
 # --- Something-Something V2 ------------------------------------------------------------------------------------------
@@ -231,6 +425,178 @@ def test_mistakes_in_something_something_v2(tmp_path: Path) -> None:
     assert "one class for each video" in error_of(file, multi_label=True)
 
 
+def test_frame_folders_of_something_something_v2(tmp_path: Path) -> None:
+    write(tmp_path, "labels.json", SSV2_LABELS)
+    clips = read_annotations(write(tmp_path, "train.json", SSV2_TRAIN), root=tmp_path, template="{:06d}.jpg")
+    assert clips.paths == ["78687", "41"]
+    assert (clips.template, clips.num_frames.tolist()) == ("{:06d}.jpg", [-1, -1])
+    assert "Leave with_offset out" in error_of(tmp_path / "train.json", template="{:06d}.jpg", with_offset=True)
+
+
+# --- Something-Something V1, Jester ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["something-something-v1-", "jester-v1-", ""])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_something_something_v1_and_jester(tmp_path: Path, prefix: str, split: str) -> None:
+    # not in alphabetical order, as the official file is not: it is the line that counts
+    write(
+        tmp_path, f"{prefix}labels.csv", "Holding something\nTurning the camera left, slowly\nApproaching something\n"
+    )
+    file = write(
+        tmp_path, f"{prefix}{split}.csv", "100218;Approaching something\r\n\n7;Turning the camera left, slowly\n"
+    )
+    clips = read_annotations(file, root=tmp_path)
+    assert clips.paths == ["100218", "7"]
+    assert clips.labels.tolist() == [2, 1]
+    assert clips.num_classes == 3
+    assert clips.class_names is not None
+    assert clips.class_names[0] == "Holding something"
+    assert clips.template == "{:05}.jpg"
+    assert clips.num_frames.tolist() == [-1, -1]
+    assert clips.where(1) == f"{file}, line 3"
+    assert read_annotations(file, root=tmp_path, template=TEMPLATE).template == TEMPLATE
+    other = ["Turning the camera left, slowly", "Approaching something"]
+    assert read_annotations(file, root=tmp_path, class_names=other).labels.tolist() == [1, 0]
+
+
+def test_mistakes_in_something_something_v1(tmp_path: Path) -> None:
+    file = write(tmp_path, "something-something-v1-train.csv", "1;Holding something\n2\n")
+    message = error_of(file)
+    assert "needs the official something-something-v1-labels.csv beside it" in message
+    assert "class_names=FILE" in message
+    write(tmp_path, "something-something-v1-labels.csv", "Holding something\n")
+    message = error_of(file)
+    assert "train.csv, line 2: expected `id;class`" in message
+    assert "found '2'" in message
+    assert "use train or validation" in message
+    assert "the class 'Holding' is not one of the 1 known" in error_of(write(tmp_path, file.name, "1;Holding\n"))
+    assert "Leave multi_label out" in error_of(write(tmp_path, file.name, "1;Holding something\n"), multi_label=True)
+    # without classes nothing tells it from a list of videos
+    assert "one of Something-Something V1 or Jester with `id;class`" in error_of(write(tmp_path, "test.csv", "1\n2\n"))
+
+
+# --- Diving48 --------------------------------------------------------------------------------------------------------
+
+DIVING48 = [
+    {"vid_name": "0NHvL-h3v5g_00112", "label": 6, "start_frame": 0, "end_frame": 150},
+    {"vid_name": "_8Vy3dlHg2w_00000", "label": 0, "start_frame": 0, "end_frame": 87},
+]
+
+
+def test_diving48(tmp_path: Path) -> None:
+    file = write(tmp_path, "Diving48_V2_train.json", DIVING48)
+    clips = read_annotations(file, root=tmp_path, num_classes=48)
+    assert clips.paths == ["0NHvL-h3v5g_00112.mp4", "_8Vy3dlHg2w_00000.mp4"]
+    assert clips.labels.tolist() == [6, 0]
+    assert (clips.num_classes, clips.template) == (48, None)
+    frames = read_annotations(file, root=tmp_path, num_classes=48, template=TEMPLATE)
+    assert frames.paths == ["0NHvL-h3v5g_00112", "_8Vy3dlHg2w_00000"]
+    assert frames.num_frames.tolist() == [-1, -1]
+
+
+def test_mistakes_in_diving48(tmp_path: Path) -> None:
+    file = write(tmp_path, "Diving48_V2_test.json", DIVING48)
+    assert "entry 1: the label 6 of '0NHvL-h3v5g_00112.mp4' is out of range" in error_of(file, num_classes=5)
+    assert "Leave multi_label out" in error_of(file, num_classes=48, multi_label=True)
+    message = error_of(write(tmp_path, "t.json", [DIVING48[0], {"vid_name": "a"}]))
+    assert "t.json, entry 2: expected a name as 'vid_name' and a whole number as 'label' (Diving48)" in message
+
+
+# --- UCF101 ----------------------------------------------------------------------------------------------------------
+
+UCF101_CLASSES = "1 ApplyEyeMakeup\r\n2 ApplyLipstick\r\n3 HandstandPushups\r\n"
+UCF101_TRAIN = """ApplyLipstick/v_ApplyLipstick_g08_c01.avi 2
+ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c02.avi 1
+
+HandstandPushups/v_HandStandPushups_g08_c01.avi 3
+"""
+
+
+def test_ucf101_counts_from_1(tmp_path: Path) -> None:
+    write(tmp_path, "classInd.txt", UCF101_CLASSES)
+    clips = read_annotations(write(tmp_path, "trainlist01.txt", UCF101_TRAIN), root=tmp_path)
+    assert clips.paths[0] == "ApplyLipstick/v_ApplyLipstick_g08_c01.avi"
+    assert clips.labels.tolist() == [1, 0, 2]
+    assert clips.class_names == ["ApplyEyeMakeup", "ApplyLipstick", "HandstandPushups"]
+    assert clips.list_lines.tolist() == [1, 2, 4]
+
+    test = write(tmp_path, "testlist03.txt", "HandstandPushups/v_HandStandPushups_g01_c01.avi\r\n")
+    assert read_annotations(test, root=tmp_path).labels.tolist() == [2]
+    named = read_annotations(test, root=tmp_path, class_names=tmp_path / "classInd.txt")
+    assert (named.labels.tolist(), named.num_classes) == ([2], 3)
+
+    frames = read_annotations(test, root=tmp_path, template=TEMPLATE)
+    assert frames.paths == ["HandstandPushups/v_HandStandPushups_g01_c01"]
+    assert frames.num_frames.tolist() == [-1]
+
+
+def test_mistakes_in_ucf101(tmp_path: Path) -> None:
+    file = write(tmp_path, "trainlist01.txt", UCF101_TRAIN)
+    assert "needs the official classInd.txt beside it" in error_of(file)
+    names = write(tmp_path, "classInd.txt", "1 ApplyLipstick\n2 ApplyEyeMakeup\n3 HandstandPushups\n")
+    message = error_of(file)
+    assert "line 1: the class 'ApplyLipstick' has the number 2, but 1 in the list of classes" in message
+    assert "the official classInd.txt" in message
+    write(tmp_path, "classInd.txt", "0 ApplyEyeMakeup\n")
+    assert "classInd.txt: expected UCF101's classes with their numbers from 1 up" in error_of(file)
+    write(tmp_path, "classInd.txt", "1 Apply Eye Makeup\n")
+    assert "expected UCF101's classes" in error_of(file, class_names=names)
+    write(tmp_path, "classInd.txt", UCF101_CLASSES)
+    message = error_of(write(tmp_path, "trainlist02.txt", "a.mp4 0\n"))
+    assert "trainlist02.txt, line 1" in message
+    assert "Rename a list of your own" in message
+
+
+def test_an_official_ucf101_list_is_not_read_with_labels_one_too_high(tmp_path: Path) -> None:
+    renamed = write(tmp_path, "train.txt", UCF101_TRAIN)
+    message = error_of(renamed)
+    assert "looks like an official UCF101 list, whose classes count from 1" in message
+    assert "trainlist01.txt" in message
+    from_0 = "ApplyLipstick/v_ApplyLipstick_g08_c01.avi 1\nApplyEyeMakeup/v_ApplyEyeMakeup_g08_c02.avi 0\n"
+    assert read_annotations(write(tmp_path, "train.txt", from_0), root=tmp_path).labels.tolist() == [1, 0]
+
+
+# --- HMDB51 ----------------------------------------------------------------------------------------------------------
+
+
+def write_hmdb51(folder: Path, split: int) -> None:
+    for number in range(51):
+        content = f"a#{number}_(x)_0.avi 1 \r\nb{number}.avi 2 \nc{number}.avi 0 \n"
+        write(folder, f"class_{number:02}_test_split{split}.txt", content)
+
+
+def test_hmdb51(tmp_path: Path) -> None:
+    write_hmdb51(tmp_path / "splits", 1)
+    write_hmdb51(tmp_path / "splits", 2)
+    train, test = write_hmdb51_lists(tmp_path / "splits", tmp_path / "lists", split=2)
+    assert (train.name, test.name) == ("hmdb51_train_split2.txt", "hmdb51_test_split2.txt")
+    clips = read_annotations(train, root=tmp_path, class_names=tmp_path / "lists/hmdb51_classes.txt")
+    assert clips.paths[:2] == ["class_00/a#0_(x)_0.avi", "class_01/a#1_(x)_0.avi"]
+    assert clips.labels.tolist() == list(range(51))
+    assert clips.class_names == [f"class_{number:02}" for number in range(51)]
+    assert read_annotations(test, root=tmp_path).paths[50] == "class_50/b50.avi"
+
+
+def test_mistakes_in_hmdb51(tmp_path: Path) -> None:
+    def error(**arguments: Any) -> str:
+        with pytest.raises(ValueError) as caught:
+            write_hmdb51_lists(tmp_path / "splits", tmp_path / "lists", **arguments)
+        return str(caught.value)
+
+    assert "is not a folder" in error()
+    write_hmdb51(tmp_path / "splits", 1)
+    assert "split must be 1, 2 or 3, found 4" in error(split=4)
+    assert "found 0 files <class>_test_split3.txt, expected 51" in error(split=3)
+    write(tmp_path, "splits/class_07_test_split1.txt", "a.avi 1\nb.avi 3\n")
+    message = error()
+    assert "class_07_test_split1.txt, line 2: expected `video.avi flag`" in message
+    assert "found 'b.avi 3'" in message
+    (tmp_path / "splits/class_07_test_split1.txt").unlink()
+    assert "found 50 files" in error()
+    assert not (tmp_path / "lists").exists()
+
+
 # --- Kinetics --------------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +622,12 @@ def test_kinetics_classes_are_sorted_as_mmaction2_does(tmp_path: Path) -> None:
     # with "_" for the blank, "dance Z" comes after "danceX"; by the blank it would come before
     file = write(tmp_path, "train.csv", KINETICS_HEADER + "dance Z,a,0,10,train\ndanceX,b,0,10,train\n")
     assert read_annotations(file, root=tmp_path).class_names == ["danceX", "dance Z"]
+
+
+def test_kinetics_frames(tmp_path: Path) -> None:
+    file = write(tmp_path, "train.csv", KINETICS_HEADER + "playing cards,a,0,10,train\n")
+    clips = read_annotations(file, root=tmp_path, template=TEMPLATE)
+    assert (clips.paths, clips.template) == (["playing_cards/a_000000_000010"], TEMPLATE)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +678,18 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
 
     write(tmp_path, "val/run/1.mp4", "")
     assert read_annotations(tmp_path / "val", class_names=clips.class_names).labels.tolist() == [1]
+
+
+def test_frame_folders_in_a_folder_per_class(tmp_path: Path) -> None:
+    for name in ("run/2/1.jpg", "run/10/1.jpg", "jump high/a.b/1.jpg", "run/x.mp4"):
+        write(tmp_path, name, "")
+    clips = read_annotations(tmp_path, template="{}.jpg")
+    assert clips.paths == ["jump high/a.b", "run/10", "run/2"]
+    assert clips.labels.tolist() == [0, 1, 1]
+    assert clips.num_frames.tolist() == [-1, -1, -1]
+    message = error_of(tmp_path / "run", root=None, template="{}.jpg")
+    assert "no frame folders in its 2 sub-folders (10, ...)" in message
+    assert "For videos leave template out" in message
 
 
 def test_an_empty_class_folder_is_a_class_all_the_same(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_plot_passes_its_options_on(video: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], 'expected "command" to be one of {demo,plot,index,import-json,export-json}'),
+        ([], 'expected "command" to be one of {demo,plot,index,import-json,export-json,'),
         (["train"], "invalid choice: 'train' (choose from"),
         (["demo"], "the following arguments are required: out"),
         (["demo", "x", "--seed", "one"], "--seed must be a whole number, found one. See: mgs-dali --help"),
@@ -139,6 +139,10 @@ def test_plot_passes_its_options_on(video: Path, tmp_path: Path, monkeypatch: py
             "--format must be one of 'auto', 'differences', 'cumulated', found new",
         ),
         (["export-json", "x", "--out", "x.json"], "x: there is no such folder. Make one with: mgs-dali index"),
+        (["hmdb51-lists", "x", "--out", "y"], "x is not a folder. Give the one that HMDB51's official splits"),
+        (["hmdb51-lists", ".", "--out", "y", "--split", "4"], "split must be 1, 2 or 3, found 4"),
+        (["hmdb51-lists", ".", "--out", "y", "--split", "one"], "--split must be a whole number, found one"),
+        (["index", "l.txt", "--root", ".", "--out", "x", "--template", "%05d.jpg"], "elsewhere is {:05} here"),
     ],
 )
 def test_errors_are_one_line(
@@ -334,3 +338,11 @@ def test_ctrl_c_while_indexing(data: Path, tmp_path: Path) -> None:
     assert said.endswith("interrupted\n")
     assert "Traceback" not in progress + said
     assert 1 <= len(MotionIndex(out)) < len(names)
+
+
+def test_hmdb51_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(51):
+        (tmp_path / f"class{number}_test_split3.txt").write_text("a.avi 1\nb.avi 1\nc.avi 2\nd.avi 0\n")
+    assert main(["hmdb51-lists", str(tmp_path), "--out", str(tmp_path / "lists"), "--split", "3"]) == 0
+    train, test = (tmp_path / "lists" / f"hmdb51_{subset}_split3.txt" for subset in ("train", "test"))
+    assert capsys.readouterr().out.splitlines() == [f"{train}: 102 videos", f"{test}: 51 videos"]

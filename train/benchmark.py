@@ -146,12 +146,13 @@ def pictures(seed: int) -> Iterator[np.ndarray]:
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    total = np.full((height, width, 3), 128, np.float32)
-    for cell in (4, 16, 64):
-        shape = (height // cell + 1, width // cell + 1, 3)
-        coarse = rng.normal(0, 14, shape).astype(np.float32)
-        total += coarse.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width]
-    return total
+    """Amplitudes that fall with the frequency, as those of photographs do: keyframes cost what they cost there."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency
+    spectrum[1:] = 0.8 * spectrum[:1] + 0.2 * spectrum[1:]  # colours go together
+    texture = np.fft.irfft2(spectrum, s=(height, width)).transpose(1, 2, 0)
+    return (128 + 45 * texture / texture.std()).astype(np.float32)
 
 
 def make_videos(folder: Path, encoding: str, *, num_videos: int) -> Clips:

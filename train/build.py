@@ -129,6 +129,8 @@ def _read_list(recipe: Recipe, file: str | None) -> Clips:
         num_classes=recipe.num_classes,
         multi_label=recipe.multi_label,
         class_names=recipe.class_names,
+        template=recipe.template,
+        with_offset=recipe.with_offset,
     )
 
 

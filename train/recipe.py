@@ -39,6 +39,10 @@ class Recipe:
     """File of class names, one a line."""
     multi_label: bool = False
     """The lists have several labels a clip: trained with binary cross entropy, judged by mean average precision."""
+    template: str | None = None
+    """The lists are of frame folders, whose files are named by number: "img_{:05}.jpg" (in quotes in YAML)."""
+    with_offset: bool = False
+    """Lines of the frame folders' lists are `folder offset total_frames label`."""
 
     # sampling
     sampler: Literal["motion", "uniform"] = "motion"
