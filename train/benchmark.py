@@ -136,20 +136,27 @@ def pictures(seed: int) -> Iterator[np.ndarray]:
             velocity = rng.normal(0, 0.012, 2) if rng.random() < 0.7 else np.zeros(2)
         place = np.clip(place + velocity, 0, 1)
         if seed % 2:
-            shake = np.clip(0.9 * shake + rng.normal(0, 1.5, 2), -margin, margin)
-        down, right = (margin + shake).round().astype(int)
-        picture = wall[down : down + HEIGHT, right : right + WIDTH].copy()
+            shake = np.clip(0.95 * shake + rng.normal(0, 0.8, 2), 1 - margin, margin - 1)
+        picture = _window(wall, *(margin + shake))
         top, left = (place * (HEIGHT - 96, WIDTH - 96) + shake).round().astype(int).clip(0, (HEIGHT - 96, WIDTH - 96))
         picture[top : top + 96, left : left + 96] = thing
         picture += rng.normal(0, 2.5, (HEIGHT, WIDTH, 1)).astype(np.float32)
         yield picture.clip(0, 255).astype(np.uint8)
 
 
+def _window(wall: np.ndarray, top: float, left: float) -> np.ndarray:
+    """(HEIGHT, WIDTH, 3) of a larger picture, from a place between its pixels."""
+    (down, below), (right, beside) = divmod(top, 1), divmod(left, 1)
+    part = wall[int(down) : int(down) + HEIGHT + 1, int(right) : int(right) + WIDTH + 1]
+    part = (1 - below) * part[:-1] + below * part[1:]
+    return ((1 - beside) * part[:, :-1] + beside * part[:, 1:]).astype(np.float32)
+
+
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Amplitudes that fall with the frequency, as those of photographs do: keyframes cost what they cost there."""
+    """Amplitudes that fall with the frequency, so that frames take about the bytes that those of real videos take."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency
+    spectrum = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency**1.5
     spectrum[1:] = 0.8 * spectrum[:1] + 0.2 * spectrum[1:]  # colours go together
     texture = np.fft.irfft2(spectrum, s=(height, width)).transpose(1, 2, 0)
     return (128 + 45 * texture / texture.std()).astype(np.float32)

@@ -270,9 +270,10 @@ def throughput(report: Report, setup: Setup) -> None:
     """The routes against decoding alone with the same decoders, source and workers, taking turns."""
     for name in ("kinetics", "something"):
         setup.measure(report, f"{name}: gpu", partial(_against_decoding, name, setup), seconds=35)
-    for route, sampler in (("gpu-sparse", Uniform(8)), ("host", MotionGuided(8))):
+    by_packets = MotionGuided(8, measure="packet")
+    for route, sampler in (("gpu-sparse", Uniform(8)), ("gpu-sparse", by_packets), ("host", MotionGuided(8))):
         for name in ("kinetics", "something"):
-            title = f"{name}: {route}, {type(sampler).__name__}"
+            title = f"{name}: {route}, {'packet sizes' if sampler is by_packets else type(sampler).__name__}"
             setup.measure(report, title, partial(_one_route, name, setup, route, sampler), seconds=15)
 
 
