@@ -291,23 +291,23 @@ class MotionRecorder(Mapping[str, np.ndarray]):
             )
         self._index, self._part_files = index, files
 
-    def add(self, path: str, motion: np.ndarray, *, file: Path) -> None:
-        """Take the curve of a video that has just been measured.
+    def add(self, path: str, motion: np.ndarray, *, file: Path, template: str | None = None) -> None:
+        """Take the curve of a video or frame folder that has just been measured.
 
         Args:
             path: of the video in the list.
             motion: (F - 1,) float32.
-            file: the video itself, whose size and time of change are noted.
+            file: the video or folder itself, whose size and time of change are noted.
+            template: of a folder's frames.
         """
         if path in self or path in self._rows:
             return
         try:
-            stamp = os.stat(file)
-        except OSError:
+            stamp = _stamp(file, template)
+        except (OSError, ValueError):
             return  # gone meanwhile: the next epoch will say so
         self._rows[path] = _empty_row(path) | {
-            "size_bytes": stamp.st_size,
-            "mtime_ns": stamp.st_mtime_ns,
+            **stamp._asdict(),
             "num_frames": len(motion) + 1,
             "motion": np.asarray(motion, np.float32),
         }
