@@ -21,7 +21,7 @@ from .annotations import Clips
 from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan
 from .sampling import MotionGuided, Uniform
-from .source import EncodedSource, HostSource, PictureSource, Plan, num_parts_for, part_of
+from .source import EncodedSource, HostSource, PictureSource, Plan, load_sample, num_parts_for, part_of
 from .workers import WorkerWatch, interrupt_later, workers_follow
 
 if TYPE_CHECKING:
@@ -333,6 +333,8 @@ class ClipLoader:
             self.close()
             if lost:
                 raise
+            if self.route == "rawframes":
+                self._find_damaged_picture()
             names = "".join(f"\n  {self.plan.name(sample)}" for sample in samples.tolist())
             raise ValueError(f"DALI failed on one of these videos or of the next batch:{names}\n{error}") from error
         rows_a_clip = self.plan.sampler.num_segments if self.route == "rawframes" else 1
@@ -354,6 +356,18 @@ class ClipLoader:
             picks, flipped = picks[::rows_a_clip], flipped[::rows_a_clip]
             _fill_repeated(pixels, picks)
         return pixels, picks, flipped
+
+    def _find_damaged_picture(self) -> None:
+        """Decode what DALI failed on, or may have, which is this batch and the next, in another way.
+
+        Raises:
+            ValueError: a picture is damaged; the message names it.
+        """
+        epoch, iteration = self._pipeline_at
+        for ahead in range(2):
+            more_epochs, place = divmod(iteration + ahead, len(self))
+            for sample in self.plan.batch(epoch + more_epochs, place)[0].tolist():
+                load_sample(self.plan, sample, self.plan.draws(epoch + more_epochs, sample))
 
     def _record(self, sample: int, measured: np.ndarray) -> None:
         assert self._recorder is not None

@@ -271,7 +271,10 @@ def check_jpeg(jpeg: bytes, *, name: str) -> tuple[int, int]:
             "clip out of the list."
         )
     if size is None or 0 in size:
-        raise ValueError(f"{name} is a damaged JPEG (its header tells no size). Extract the frame again.")
+        raise ValueError(
+            f"{name} is a damaged JPEG (its header tells no size). Extract the frame again, or take its clip out of "
+            "the list."
+        )
     return size
 
 
