@@ -44,7 +44,7 @@ from .motion import (
     packet_keyframes,
 )
 from .packets import open_video, read_packets
-from .rawframes import FrameFolder, Stamp, check_template
+from .rawframes import FrameFolder, Stamp
 
 __all__ = [
     "FORMAT_VERSION",
@@ -221,7 +221,7 @@ class MotionIndex(Mapping[str, np.ndarray]):
             f"{self.folder}: of the {len(clips)} clips of {clips.list_file} it knows {known}; the first that it does "
             f"not is {clips.paths[missing[0]]!r} ({clips.where(missing[0])}), while its own paths are such as "
             f"{example!r}. {why}. Measure what is missing with: mgs-dali index {clips.list_file} --root {clips.root} "
-            f"--out {self.folder}"
+            f"--out {self.folder}{f' --template {clips.template}' if clips.template else ''}"
         )
 
     def _find(self, path: str) -> tuple[_Part, int]:
@@ -524,10 +524,8 @@ def index_videos(
     for name, value in (("num_workers", num_workers), ("part_num_videos", part_num_videos)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}.")
-    if clips.template is not None:
-        check_template(clips.template)
-        if measure == "packet":
-            raise ValueError(f"{clips.list_file}: {NO_PACKETS}")
+    if clips.template is not None and measure == "packet":
+        raise ValueError(f"{clips.list_file}: {NO_PACKETS}")
     out = Path(out)
     parameters = {"pixel": _PIXEL["parameters"], "pa": filters.parameters if filters else {}}
     identity = {"measure": measure, "parameters": parameters.get(measure, {})}

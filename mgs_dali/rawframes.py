@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 
 from .packets import ffmpeg_reason
 
-__all__ = ["FrameFolder", "Picture", "Stamp", "check_jpeg", "check_template", "decode_pictures"]
+__all__ = ["FrameFolder", "Picture", "Stamp", "check_jpeg", "decode_pictures"]
 
 
 class Picture(NamedTuple):
@@ -46,7 +46,7 @@ class FrameFolder:
 
     path: Path
     template: str
-    """How a file is named by its number, such as ``img_{:05}.jpg``; see :func:`check_template`."""
+    """How a file is named by its number, such as ``img_{:05}.jpg``, as :func:`mgs_dali.read_annotations` takes it."""
     name: str = ""
     """What to call the folder in errors; its path by default."""
 
@@ -192,24 +192,6 @@ class FrameFolder:
                 f"{self.template.format(max(found))!r}. Extract the frames again, or take the folder out of the list."
             )
         return [found[number] for number in range(1, len(found) + 1)]
-
-
-def check_template(template: str) -> None:
-    """Check that files can be named by a template: text around one number, which ``str.format`` fills in.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-        names = template.format(1), template.format(123456)
-    except (ValueError, IndexError, KeyError, AttributeError, TypeError):
-        fields, names = [], ("", "")
-    if len(fields) != 1 or "1" not in names[0] or "123456" not in names[1] or "/" in names[0]:
-        raise ValueError(
-            f"template {template!r} does not name the frames of a folder. It needs exactly one place for the number, "
-            "such as 'img_{:05}.jpg' for img_00001.jpg, '{:05}.jpg' for 00001.jpg or '{:06d}.jpg' for 000001.jpg."
-        )
 
 
 def _around_number(template: str) -> tuple[str, str]:
