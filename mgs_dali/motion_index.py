@@ -802,7 +802,7 @@ def import_json(
     cumulated; its differences ``p`` give back the motion (up to a factor, which sampling does not see) as ``p ** 2``. A
     file is taken for the second kind if each of its curves never falls and ends at 1.
 
-    A clip's name is its file's name up to the first dot, or its folder's name. Where the video is there, its frames are
+    A clip's name is that of its file or frame folder up to the first dot. Where the video is there, its frames are
     counted (without decoding) and compared. Several objects in one file, which is what a repeated run of the released
     scripts leaves, are read as one.
 
