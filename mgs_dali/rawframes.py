@@ -90,7 +90,7 @@ class FrameFolder:
         Raises:
             ValueError: the folder has fewer frames, or another number than the index holds.
         """
-        if num_indexed is not None and (not self.file(num_indexed - 1).exists() or self.file(num_indexed).exists()):
+        if num_indexed is not None and not (self._has(num_indexed - 1) and not self._has(num_indexed)):
             raise ValueError(
                 f"{self._name}: the motion index holds {num_indexed} frames of it, the folder has "
                 f"{self.count_frames()}. It has changed since: run mgs-dali index again."
@@ -98,7 +98,7 @@ class FrameFolder:
         stop = first_frame + num_frames
         if num_frames == -1:
             stop = self.count_frames() if num_indexed is None else num_indexed
-        is_there = stop <= num_indexed if num_indexed is not None else self.file(stop - 1).exists()
+        is_there = stop <= num_indexed if num_indexed is not None else self._has(stop - 1)
         if first_frame >= stop or not is_there:
             wanted = f"{num_frames} frames" if num_frames != -1 else "at least one frame"
             offset = f" from offset {first_frame} on" if first_frame else ""
@@ -149,6 +149,9 @@ class FrameFolder:
     @property
     def _name(self) -> str:
         return self.name or str(self.path)
+
+    def _has(self, index: int) -> bool:
+        return os.path.exists(self.file(index))
 
     def _frames(self) -> list[os.DirEntry[str]]:
         """The files of the frames, in order."""
