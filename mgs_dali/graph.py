@@ -34,6 +34,7 @@ __all__ = [
     "MAX_FRAMES",
     "augment",
     "decode_frames",
+    "decode_picture",
     "decode_video",
     "guided_frames",
     "motion_curve",
@@ -83,6 +84,23 @@ def decode_frames(encoded: DataNode, frames: DataNode, *, device: str = "mixed")
         black picture.
     """
     return _video_decoder()(encoded, frames=frames, device=device, pad_mode="none")
+
+
+def decode_picture(encoded: DataNode, crop: DataNode, *, device: str = "mixed") -> DataNode:
+    """Decode a part of each JPEG, as a clip of one frame. A rotation in EXIF is left alone, as videos have none.
+
+    Args:
+        encoded: (bytes,) uint8 on the CPU, a whole file a sample.
+        crop: (4,) int32 on the CPU: x, y, width, height in pixels.
+        device: "mixed" decodes on the GPU, with nvJPEG; or "cpu".
+
+    Returns:
+        (1, height, width, 3) uint8 RGB, layout FHWC.
+    """
+    picture = fn.decoders.image_slice(
+        encoded, crop[:2], crop[2:], axis_names="WH", device=device, output_type=types.RGB, adjust_orientation=False
+    )
+    return fn.expand_dims(picture, axes=0, new_axis_names="F")
 
 
 def motion_curve(video: DataNode) -> DataNode:

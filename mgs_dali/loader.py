@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ from .annotations import Clips
 from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan
 from .sampling import MotionGuided, Uniform
-from .source import EncodedSource, HostSource, Plan, num_parts_for, part_of
+from .source import EncodedSource, HostSource, PictureSource, Plan, load_sample, num_parts_for, part_of
 from .workers import WorkerWatch, interrupt_later, workers_follow
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ROUTES", "ClipBatch", "ClipLoader", "Position", "default_num_workers"]
 
-ROUTES = ("gpu", "gpu-sparse", "host", "host-sparse")
+ROUTES = ("gpu", "gpu-sparse", "host", "host-sparse", "rawframes")
 DECODER_THREADS = 8
 """Threads that decode on a GPU: one more than the seven NVDEC engines of an H100 or H200. Not yet measured."""
 
@@ -129,9 +130,10 @@ class ClipLoader:
         seed: of order and draws.
         route: who decodes: "gpu" (NVDEC whole videos; motion, picks and crops on the GPU), "gpu-sparse" (NVDEC, only
             the packets that the picks depend on), "host" (PyAV in worker processes, whole videos), "host-sparse"
-            (PyAV, only the packets that the picks depend on), or "auto": the best that works here,
-            see :attr:`route` and :attr:`route_reason`. "auto" decodes videos that the GPU does not take on
-            the CPU, within the same batches; a route asked for by name raises for them.
+            (PyAV, only the packets that the picks depend on), "rawframes" (for frame folders: the JPEG files of the
+            picks, by nvJPEG on a GPU), or "auto": the best that works here, see :attr:`route` and
+            :attr:`route_reason`. "auto" decodes videos that the GPU does not take on the CPU, within the same batches;
+            a route asked for by name raises for them.
         device: where clips are resized and delivered: "cuda", "cpu", or "auto" (CUDA where PyTorch has it).
             ``route="gpu", device="cpu"`` runs the GPU's graph on the CPU, for VP8, VP9 and MJPEG videos.
         num_workers: worker processes; one a CPU core by default, 8 at most.
@@ -281,14 +283,16 @@ class ClipLoader:
             picks_known = all(path in self._recorder for path in self.plan.clips.paths)
             recorded = "; motion curves are there" if picks_known else "; motion curves are being recorded"
         self.route, reason, self._refusal = _choose_route(
-            route, picks_known=picks_known, device=self.device, asked=device
+            route, clips=self.plan.clips, picks_known=picks_known, device=self.device, asked=device
         )
+        self._picks_known = picks_known
         self.route_reason = reason + recorded
         log.info("route %s: %s", self.route, self.route_reason)
 
     def _use_recorded(self) -> None:
-        """Take a sparse route as soon as the curves of all clips have been recorded, here or by other processes."""
-        if self._recorder is None or self.route.endswith("-sparse") or self._asked[0] != "auto":
+        """Decode chosen frames only as soon as the curves of all clips are recorded, here or by other processes."""
+        may_change = self._asked[0] == "auto" or self.route == "rawframes"
+        if self._recorder is None or self._picks_known or not may_change:
             return
         self._recorder.refresh()
         if all(path in self._recorder for path in self.plan.clips.paths):
@@ -329,9 +333,12 @@ class ClipLoader:
             self.close()
             if lost:
                 raise
+            if self.route == "rawframes":
+                self._find_damaged_picture()
             names = "".join(f"\n  {self.plan.name(sample)}" for sample in samples.tolist())
             raise ValueError(f"DALI failed on one of these videos or of the next batch:{names}\n{error}") from error
-        for row, sample in enumerate(samples.tolist()):
+        rows_a_clip = self.plan.sampler.num_segments if self.route == "rawframes" else 1
+        for sample, row in zip(samples.tolist(), itertools.count(step=rows_a_clip)):
             if text := _text(errors.at(row)):
                 self.close()
                 raise ValueError(text)
@@ -342,22 +349,36 @@ class ClipLoader:
             if self._recorder is not None:
                 self._record(sample, np.asarray(measured.at(row)))
         # DALI writes no bfloat16; float16 holds normalised pixels at least as finely.
-        return (
-            from_dlpack(clips.as_tensor()).to(self.dtype),
-            from_dlpack(frames.as_tensor()),
-            from_dlpack(flips.as_tensor()),
-        )
+        pixels = from_dlpack(clips.as_tensor()).to(self.dtype)
+        picks, flipped = from_dlpack(frames.as_tensor()), from_dlpack(flips.as_tensor())
+        if self.route == "rawframes":
+            pixels = pixels.view(len(samples), rows_a_clip, *pixels.shape[2:])
+            picks, flipped = picks[::rows_a_clip], flipped[::rows_a_clip]
+            _fill_repeated(pixels, picks)
+        return pixels, picks, flipped
+
+    def _find_damaged_picture(self) -> None:
+        """Decode what DALI failed on, or may have, which is this batch and the next, in another way.
+
+        Raises:
+            ValueError: a picture is damaged; the message names it.
+        """
+        epoch, iteration = self._pipeline_at
+        for ahead in range(2):
+            more_epochs, place = divmod(iteration + ahead, len(self))
+            for sample in self.plan.batch(epoch + more_epochs, place)[0].tolist():
+                load_sample(self.plan, sample, self.plan.draws(epoch + more_epochs, sample))
 
     def _record(self, sample: int, measured: np.ndarray) -> None:
         assert self._recorder is not None
         if not np.isnan(measured).any():  # NOT_MEASURED
             clips = self.plan.clips
-            self._recorder.add(clips.paths[sample], measured, file=clips.file(sample))
+            self._recorder.add(clips.paths[sample], measured, file=clips.file(sample), template=clips.template)
 
     def _start(self, epoch: int, iteration: int) -> Pipeline:
         from nvidia.dali import types  # noqa: PLC0415
 
-        from .pipelines import decoded_clips, encoded_clips  # noqa: PLC0415  needs DALI
+        from .pipelines import decoded_clips, encoded_clips, picture_clips  # noqa: PLC0415  needs DALI
 
         plan, on_gpu = self.plan, self.device.type == "cuda"
         limit_bytes = int((self._memory_limit_gib or _free_gib(self.device) / 4) * 2**30)
@@ -376,7 +397,10 @@ class ClipLoader:
             # A process that has used CUDA must not fork.
             "py_start_method": "spawn" if on_gpu or torch.cuda.is_initialized() else "fork",
         }
-        if self.route.startswith("host"):
+        if self.route == "rawframes":
+            common["batch_size"] = plan.batch_size * plan.sampler.num_segments  # a sample of DALI is a picture
+            pipeline = picture_clips(PictureSource(plan, start=(epoch, iteration)), **common)
+        elif self.route.startswith("host"):
             sparse = self.route == "host-sparse" or (self._recorder is not None and self._asked[0] == "auto")
             host_source = HostSource(plan, start=(epoch, iteration), sparse=sparse)
             pipeline = decoded_clips(host_source, **common)
@@ -418,13 +442,40 @@ def _choose_device(device: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def _fill_repeated(clips: torch.Tensor, frames: torch.Tensor) -> None:
+    """Frames that a clip has several times come once, in the first of their places: copy them to the others.
+
+    Args:
+        clips: (B, T, 3, H, W), written to.
+        frames: (B, T) int64.
+    """
+    first = (frames[:, :, None] == frames[:, None, :]).int().argmax(dim=2)
+    rows, places = (first != torch.arange(frames.shape[1])).nonzero(as_tuple=True)
+    clips[rows, places] = clips[rows, first[rows, places]]
+
+
 def _choose_route(
-    route: str, *, picks_known: bool, device: torch.device, asked: str
+    route: str, *, clips: Clips, picks_known: bool, device: torch.device, asked: str
 ) -> tuple[str, str, Callable[[Scan], str]]:
     """(route, why, what its decoder refuses)."""
     if route not in ("auto", *ROUTES):
         allowed = ", ".join(map(repr, ("auto", *ROUTES)))
         raise ValueError(f"route ({route!r}) must be one of {allowed}.")
+    if clips.template is None and route == "rawframes":
+        raise ValueError(
+            f"route 'rawframes' loads folders of JPEG files, and {clips.list_file} was read as a list of videos. If "
+            "its paths are such folders, read it with a template, such as read_annotations(..., "
+            "template='img_{:05}.jpg'); for videos use route='auto'."
+        )
+    if clips.template is not None:
+        if route not in ("auto", "rawframes"):
+            raise ValueError(
+                f"route {route!r} decodes videos, and {clips.list_file} was read as a list of frame folders (template "
+                f"{clips.template!r}). Use route='auto' or 'rawframes'; a list of videos is read without a template."
+            )
+        decoder = "nvJPEG" if device.type == "cuda" else "the CPU"
+        slow = "" if picks_known else "; to measure motion, workers decode all frames of each clip: an index saves that"
+        return "rawframes", f"frame folders, whose JPEGs are decoded by {decoder}{slow}", _refuse_nothing
     if route in ("gpu-sparse", "host-sparse") and not picks_known:
         raise ValueError(
             f"route {route!r} decodes chosen frames only, so it needs picks that are known before decoding: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from .packets import PacketTable, check_complete, ffmpeg_reason, open_video, promised_packets, scan
+from .rawframes import FrameFolder
 from .video import decode, luma, rgb
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "MotionMeter",
     "block_side",
     "load_filters",
+    "measure_folder",
     "measure_video",
     "pa_motion",
     "packet_keyframes",
@@ -48,7 +51,7 @@ _FRAMES_AT_ONCE = 8  # more would take their memory from the system anew each ti
 
 @dataclass(frozen=True)
 class Measured:
-    """One video, measured.
+    """One video or frame folder, measured.
 
     Attributes:
         motion: (F - 1,) float32: ``motion[j]`` is the change from frame j to frame j + 1. The unit is the measure's.
@@ -82,10 +85,7 @@ def measure_video(
     Raises:
         ValueError: the video cannot be read, or its motion not be measured in this way; or an unknown measure.
     """
-    if measure not in MEASURES:
-        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, found {measure!r}.")
-    if (measure == "pa") != (filters is not None):
-        raise ValueError("filters belong to the measure 'pa', which needs them: load_filters(FILE) reads a checkpoint.")
+    _check_measure(measure, filters)
     name = name or (str(file) if isinstance(file, Path) else "video in memory")
     with open_video(file, name=name) as stream:
         keyframes: list[int] = []
@@ -100,13 +100,7 @@ def measure_video(
             keyframes = packet_keyframes(table).tolist()
         else:
             frames = _note_keyframes(decode(stream, name=name), keyframes)
-            if measure == "pixel":
-                motion = pixel_motion(frames)
-            elif measure == "ssim":
-                motion = ssim_motion(frames, name=name)
-            else:
-                assert filters is not None
-                motion = pa_motion(frames, filters=filters)
+            motion = _decoded_motion(frames, measure=measure, filters=filters, name=name)
             if stream.codec_context.width == 0 or not keyframes:
                 # decoders always mark the first frame that they give: there was none
                 raise ValueError(f"{name}: no frame could be decoded. Replace the file or take it out of the list.")
@@ -120,6 +114,54 @@ def measure_video(
             height=context.height,
             frames_per_second=float(rate) if rate else None,
         )
+
+
+def measure_folder(folder: FrameFolder, *, measure: Measure = "pixel", filters: Filters | None = None) -> Measured:
+    """Measure the motion of all frames of a folder, as :func:`measure_video` does for the frames of a video.
+
+    Raises:
+        ValueError: a frame is missing or damaged, or the motion cannot be measured in this way (``packet``); or an
+            unknown measure.
+    """
+    _check_measure(measure, filters)
+    name = folder.name or str(folder.path)
+    if measure == "packet":
+        raise ValueError(f"{name}: {NO_PACKETS}")
+    num_frames = folder.count_frames()
+    frames = folder.decode(range(num_frames))
+    first = next(frames)
+    return Measured(
+        motion=_decoded_motion(chain([first], frames), measure=measure, filters=filters, name=name),
+        keyframes=np.arange(num_frames),
+        codec="mjpeg",
+        width=first.width,
+        height=first.height,
+        frames_per_second=None,
+    )
+
+
+NO_PACKETS = (
+    "measure packet takes what a video's encoder spent on each change. The pictures of a frame folder are compressed "
+    "one by one, so their sizes say nothing of motion. Use measure pixel."
+)
+
+
+def _check_measure(measure: str, filters: Filters | None) -> None:
+    if measure not in MEASURES:
+        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, found {measure!r}.")
+    if (measure == "pa") != (filters is not None):
+        raise ValueError("filters belong to the measure 'pa', which needs them: load_filters(FILE) reads a checkpoint.")
+
+
+def _decoded_motion(
+    frames: Iterable[VideoFrame], *, measure: Measure, filters: Filters | None, name: str
+) -> np.ndarray:
+    if measure == "pixel":
+        return pixel_motion(frames)
+    if measure == "ssim":
+        return ssim_motion(frames, name=name)
+    assert filters is not None
+    return pa_motion(frames, filters=filters)
 
 
 def _note_keyframes(frames: Iterable[VideoFrame], keyframes: list[int]) -> Iterator[VideoFrame]:

@@ -33,8 +33,18 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .annotations import Clips
-from .motion import MEASURES, WORKING_SIDE_PIXELS, Filters, Measure, measure_video, packet_keyframes
+from .motion import (
+    MEASURES,
+    NO_PACKETS,
+    WORKING_SIDE_PIXELS,
+    Filters,
+    Measure,
+    measure_folder,
+    measure_video,
+    packet_keyframes,
+)
 from .packets import open_video, read_packets
+from .rawframes import FrameFolder, Stamp
 
 __all__ = [
     "FORMAT_VERSION",
@@ -74,12 +84,13 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Entry:
-    """What an index holds of one video.
+    """What an index holds of one video or frame folder.
 
     Attributes:
         path: as in the list, relative to the root folder.
-        size_bytes: of the file; None where it was not there to be asked.
-        mtime_ns: when it was last changed, nanoseconds since 1970; None likewise.
+        size_bytes: of the file, or of all frames of a folder; None where it was not there to be asked.
+        mtime_ns: when it was last changed, nanoseconds since 1970, see :class:`mgs_dali.rawframes.Stamp` for folders;
+            None likewise.
         num_frames: that it shows; None where it could not be measured.
         frames_per_second: on average; None where the file does not tell.
         codec: FFmpeg's name of it.
@@ -210,7 +221,7 @@ class MotionIndex(Mapping[str, np.ndarray]):
             f"{self.folder}: of the {len(clips)} clips of {clips.list_file} it knows {known}; the first that it does "
             f"not is {clips.paths[missing[0]]!r} ({clips.where(missing[0])}), while its own paths are such as "
             f"{example!r}. {why}. Measure what is missing with: mgs-dali index {clips.list_file} --root {clips.root} "
-            f"--out {self.folder}"
+            f"--out {self.folder}{f' --template {clips.template}' if clips.template else ''}"
         )
 
     def _find(self, path: str) -> tuple[_Part, int]:
@@ -280,23 +291,23 @@ class MotionRecorder(Mapping[str, np.ndarray]):
             )
         self._index, self._part_files = index, files
 
-    def add(self, path: str, motion: np.ndarray, *, file: Path) -> None:
-        """Take the curve of a video that has just been measured.
+    def add(self, path: str, motion: np.ndarray, *, file: Path, template: str | None = None) -> None:
+        """Take the curve of a video or frame folder that has just been measured.
 
         Args:
             path: of the video in the list.
             motion: (F - 1,) float32.
-            file: the video itself, whose size and time of change are noted.
+            file: the video or folder itself, whose size and time of change are noted.
+            template: of a folder's frames.
         """
         if path in self or path in self._rows:
             return
         try:
-            stamp = os.stat(file)
-        except OSError:
+            stamp = _stamp(file, template)
+        except (OSError, ValueError):
             return  # gone meanwhile: the next epoch will say so
         self._rows[path] = _empty_row(path) | {
-            "size_bytes": stamp.st_size,
-            "mtime_ns": stamp.st_mtime_ns,
+            **stamp._asdict(),
             "num_frames": len(motion) + 1,
             "motion": np.asarray(motion, np.float32),
         }
@@ -485,7 +496,7 @@ def index_videos(
     part_seconds: float = 300.0,
     progress: bool = True,
 ) -> Summary:
-    """Measure the motion of every video of a list that the index in a folder does not know yet.
+    """Measure the motion of every video or frame folder of a list that the index in a folder does not know yet.
 
     Parts are written as they fill up: whatever ends this process, only the unfinished part is lost, and the same call
     goes on from there. Ctrl-C loses nothing. A file that has changed since is measured again, and so is one that could
@@ -493,7 +504,8 @@ def index_videos(
     until it changes. Worker processes are spawned: a script calls this under ``if __name__ == "__main__":``.
 
     Args:
-        clips: the list. Videos that come more than once are measured once.
+        clips: the list. Videos that come more than once are measured once. Of a frame folder all frames are measured,
+            whichever of them its clips take.
         out: folder of the index, made if it is not there.
         measure: see :func:`mgs_dali.motion.measure_video`.
         filters: of the measure ``pa``.
@@ -504,7 +516,7 @@ def index_videos(
 
     Raises:
         ValueError: the folder holds another measure or another version, is in use by another indexer, or cannot be
-            written to.
+            written to; or the measure is none for frame folders.
     """
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, found {measure!r}.")
@@ -512,6 +524,8 @@ def index_videos(
     for name, value in (("num_workers", num_workers), ("part_num_videos", part_num_videos)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}.")
+    if clips.template is not None and measure == "packet":
+        raise ValueError(f"{clips.list_file}: {NO_PACKETS}")
     out = Path(out)
     parameters = {"pixel": _PIXEL["parameters"], "pa": filters.parameters if filters else {}}
     identity = {"measure": measure, "parameters": parameters.get(measure, {})}
@@ -520,14 +534,14 @@ def index_videos(
         for unfinished in out.glob("part-*.unfinished"):
             unfinished.unlink()
         known = _known(out, identity)
-        todo = _not_known(paths, clips.root, known)
+        todo = _not_known(paths, clips, known)
         errors = {path: text for path in set(paths) - set(todo) if (text := known[path].error) is not None}
         writer = _Writer(out, identity, part_num_videos=part_num_videos, part_seconds=part_seconds)
         bar = tqdm(
             total=len(paths), initial=len(paths) - len(todo), desc=f"motion ({measure})", unit=" videos",
             smoothing=0.05, disable=not progress,
         )  # fmt: skip
-        job = _Job(clips.root, measure, filters)
+        job = _Job(clips.root, measure, filters, clips.template)
         with bar, closing(_measured(todo, job, num_workers=num_workers)) as rows:
             try:
                 for row in rows:
@@ -567,7 +581,20 @@ def _known(folder: Path, identity: Mapping[str, Any]) -> dict[str, _Known]:
     return known
 
 
-def _not_known(paths: Sequence[str], root: Path, known: Mapping[str, _Known]) -> list[str]:
+def _stamp(path: Path, template: str | None) -> Stamp:
+    """What tells whether a video or a frame folder is another one now.
+
+    Raises:
+        OSError: the video is not there.
+        ValueError: the folder or a frame in it is not there.
+    """
+    if template is not None:
+        return FrameFolder(path, template).stamp()
+    stat = os.stat(path)
+    return Stamp(stat.st_size, stat.st_mtime_ns)
+
+
+def _not_known(paths: Sequence[str], clips: Clips, known: Mapping[str, _Known]) -> list[str]:
     """The paths that are to be measured: those without a row, and those whose file is another one now."""
 
     def is_known(path: str) -> bool:
@@ -575,10 +602,9 @@ def _not_known(paths: Sequence[str], root: Path, known: Mapping[str, _Known]) ->
         if row is None or row.size_bytes is None:
             return False
         try:
-            found = os.stat(root / path)
-        except OSError:
+            return _stamp(clips.root / path, clips.template) == (row.size_bytes, row.mtime_ns)
+        except (OSError, ValueError):
             return False
-        return (found.st_size, found.st_mtime_ns) == (row.size_bytes, row.mtime_ns)
 
     # threads: over a network a stat waits much longer than it works
     with ThreadPoolExecutor(16) as pool:
@@ -592,17 +618,23 @@ class _Job:
     root: Path
     measure: Measure
     filters: Filters | None
+    template: str | None = None
 
     def row(self, path: str) -> dict[str, Any]:
-        """Measure one video. Whatever is wrong with it is in the row."""
+        """Measure one video or frame folder. Whatever is wrong with it is in the row."""
         file, empty = self.root / path, _empty_row(path)
         try:
-            before = os.stat(file)
+            before = _stamp(file, self.template)
         except OSError as error:
             return empty | {"error": f"{file}: {error.strerror}. Check the path in the list and the root folder."}
-        stamp = {"size_bytes": before.st_size, "mtime_ns": before.st_mtime_ns}
+        except ValueError as error:
+            return empty | {"error": str(error)}
+        stamp = before._asdict()
         try:
-            found = measure_video(file, measure=self.measure, filters=self.filters)
+            if self.template is not None:
+                found = measure_folder(FrameFolder(file, self.template), measure=self.measure, filters=self.filters)
+            else:
+                found = measure_video(file, measure=self.measure, filters=self.filters)
             error_text = None
         except ValueError as error:
             error_text = str(error)
@@ -610,10 +642,11 @@ class _Job:
             # not foreseen: lack of memory, a failing disk. Without its stamp the file is tried again next time.
             return empty | {"error": f"{file}: {type(error).__name__}: {error}"}
         try:
-            after = os.stat(file)
-        except OSError as error:
-            return empty | {"error": f"{file}: {error.strerror}. It was there when reading it began."}
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            after = _stamp(file, self.template)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            return empty | {"error": f"{file}: {reason}. It was there when reading it began."}
+        if after != before:
             return empty | {
                 "error": f"{file}: changed while it was being read. Index again when nothing writes to it any more."
             }
@@ -769,7 +802,7 @@ def import_json(
     cumulated; its differences ``p`` give back the motion (up to a factor, which sampling does not see) as ``p ** 2``. A
     file is taken for the second kind if each of its curves never falls and ends at 1.
 
-    A clip's name is its file's name up to the first dot, or its folder's name. Where the video is there, its frames are
+    A clip's name is that of its file or frame folder up to the first dot. Where the video is there, its frames are
     counted (without decoding) and compared. Several objects in one file, which is what a repeated run of the released
     scripts leaves, are read as one.
 
@@ -807,7 +840,7 @@ def import_json(
             if name not in curves:
                 errors[path] = f"{path}: {file} has no clip {name!r}."
                 continue
-            row = _imported_row(clips.root, path, curves[name], cumulated=json_format == "cumulated", source=file)
+            row = _imported_row(clips, path, curves[name], cumulated=json_format == "cumulated", source=file)
             if row["error"] is not None:
                 errors[path] = row["error"]
             writer.add(row)
@@ -906,8 +939,8 @@ def _paths_by_name(paths: Sequence[str], source: Path) -> dict[str, str]:
     return by_name
 
 
-def _imported_row(root: Path, path: str, curve: list[float], *, cumulated: bool, source: Path) -> dict[str, Any]:
-    file, row = root / path, _empty_row(path)
+def _imported_row(clips: Clips, path: str, curve: list[float], *, cumulated: bool, source: Path) -> dict[str, Any]:
+    file, row = clips.root / path, _empty_row(path)
     values = np.array(curve, np.float64)
     if cumulated:
         values = np.diff(values, prepend=0.0)
@@ -918,27 +951,44 @@ def _imported_row(root: Path, path: str, curve: list[float], *, cumulated: bool,
     values = np.maximum(values, 0)
     motion = (values**2 if cumulated else values).astype(np.float32)
     row |= {"num_frames": len(motion) + 1, "motion": motion}
-    if not file.is_file():
+    if not file.exists():
         if not curve:
             # the released scripts leave nothing for a video that they could not decode
             return _empty_row(path) | {"error": f"{path}: has no values in {source}. Measure it anew."}
         return row
-    stamp = os.stat(file)
     try:
-        with open_video(file) as stream:
-            found, _ = read_packets(stream, name=str(file))
-            rate = stream.average_rate
+        facts = _facts(file, clips.template)
     except ValueError as error:
         return _empty_row(path) | {"error": str(error)}
-    assert found.packets is not None
-    if found.num_frames != len(motion) + 1:
+    if facts["num_frames"] != len(motion) + 1:
+        found, another = ("file shows", "file") if clips.template is None else ("folder has", "video")
         return _empty_row(path) | {
-            "error": f"{path}: {source} has {len(motion)} values, for {len(motion) + 1} frames; the file shows "
-            f"{found.num_frames}. It was decoded in another way or is another file. Measure it anew."
+            "error": f"{path}: {source} has {len(motion)} values, for {len(motion) + 1} frames; the {found} "
+            f"{facts['num_frames']}. It was decoded in another way or is another {another}. Measure it anew."
         }
-    return row | {
-        "size_bytes": stamp.st_size,
-        "mtime_ns": stamp.st_mtime_ns,
+    return row | facts
+
+
+def _facts(file: Path, template: str | None) -> dict[str, Any]:
+    """All columns but the path and the curve that can be told without decoding."""
+    stamp = _stamp(file, template)._asdict()
+    if template is not None:
+        folder = FrameFolder(file, template)
+        num_frames = folder.count_frames()
+        (picture,) = folder.read([0])
+        return stamp | {
+            "num_frames": num_frames,
+            "codec": "mjpeg",
+            "width": picture.width,
+            "height": picture.height,
+            "keyframes": np.arange(num_frames, dtype=np.int32),
+        }  # fmt: skip
+    with open_video(file) as stream:
+        found, _ = read_packets(stream, name=str(file))
+        rate = stream.average_rate
+    assert found.packets is not None
+    return stamp | {
+        "num_frames": found.num_frames,
         "frames_per_second": float(rate) if rate else None,
         "codec": found.codec,
         "width": found.width,

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 # Graph first: where DALI is missing, it says what to install.
 # isort: off
-from .graph import augment, decode_frames, decode_video, guided_frames, motion_curve, spread_frames, take_frames
+from .graph import (
+    augment,
+    decode_frames,
+    decode_picture,
+    decode_video,
+    guided_frames,
+    motion_curve,
+    spread_frames,
+    take_frames,
+)
 
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
@@ -12,15 +21,16 @@ from nvidia.dali.pipeline import do_not_convert
 
 # isort: on
 from .sampling import MotionGuided, Uniform
-from .source import EncodedSource, HostSource
+from .source import EncodedSource, HostSource, PictureSource
 
-__all__ = ["decoded_clips", "encoded_clips"]
+__all__ = ["decoded_clips", "encoded_clips", "picture_clips"]
 
 _Outputs = tuple[DataNode, DataNode, DataNode, DataNode, DataNode, DataNode, DataNode]
 
 _FORMATS = {
     "in_graph": (types.BOOL, 0),
     "file": (types.UINT8, 1),
+    "picture": (types.UINT8, 1),
     "num_frames": (types.INT32, 0),
     "targets": (types.FLOAT64, 1),
     "decoded": (types.INT32, 1),
@@ -38,7 +48,7 @@ _FORMATS = {
 
 
 @do_not_convert  # plain Python, which the conversion of conditionals does not take whole
-def _columns(source: HostSource | EncodedSource, *, prefetch_batches: int) -> dict[str, DataNode]:
+def _columns(source: HostSource | EncodedSource | PictureSource, *, prefetch_batches: int) -> dict[str, DataNode]:
     names = source.columns
     nodes = fn.external_source(
         source,
@@ -123,3 +133,28 @@ def encoded_clips(
         pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
         clip = augment(pixels, size=size, flip=row["flip"], dtype=dtype)
     return clip, frames, row["flip"], measured, row["note"], row["detour"], row["error"]
+
+
+@pipeline_def(exec_dynamic=True)
+def picture_clips(
+    source: PictureSource, *, size: int, device: str, dtype: types.DALIDataType, prefetch_batches: int
+) -> _Outputs:
+    """Route ``rawframes``: the source picks frames and reads their files, DALI does the rest.
+
+    A sample of the pipeline is one frame of a clip: a batch of B clips has B * T.
+
+    Args:
+        source: called in worker processes.
+        size: side of the clips in pixels.
+        device: "gpu" or "cpu": where pictures are decoded, resized and normalised.
+        dtype: of the clips.
+        prefetch_batches: how many batches the workers may be ahead.
+
+    Returns:
+        clips of one frame (1, 3, size, size), then of the clip that it belongs to: frames (T,) int64, flips () int32,
+        measured motion (F - 1,) or (1,) float32, notes, detours and errors (L,) uint8; all but the clips on the CPU.
+    """
+    row = _columns(source, prefetch_batches=prefetch_batches)
+    picture = decode_picture(row["picture"], row["crop"], device="mixed" if device == "gpu" else "cpu")
+    clip = augment(picture, size=size, flip=row["flip"], dtype=dtype)
+    return clip, row["frames"], row["flip"], row["measured"], row["note"], row["detour"], row["error"]

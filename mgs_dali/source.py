@@ -19,25 +19,31 @@ from av.video.frame import VideoFrame
 
 from .annotations import Clips
 from .crops import Box, centre_crop, multi_scale_crop
-from .motion import MotionMeter, packet_motion
+from .motion import NO_PACKETS, MotionMeter, packet_motion, pixel_motion
 from .packets import Level, Scan, check_complete, cut, open_video, scan
+from .rawframes import FrameFolder, Picture, decode_pictures
 from .sampling import MotionGuided, Uniform, motion_guided_frames, segment_targets, uniform_frames
 from .video import decode, decode_chosen, rgb_chosen, rgb_clip
 from .workers import follow_if_spawned
 
 __all__ = [
     "NOT_MEASURED",
+    "ChosenPictures",
     "Draws",
     "EncodedRow",
     "EncodedSource",
     "HostRow",
     "HostSource",
     "LoadedClip",
+    "PictureRow",
+    "PictureSource",
     "Plan",
     "batch_samples",
+    "choose_pictures",
     "epoch_order",
     "graph_bytes",
     "load_clip",
+    "load_sample",
     "num_parts_for",
     "part_of",
     "sample_draws",
@@ -159,6 +165,8 @@ class Plan:
                 "MotionGuided(measure='packet') measures motion without a motion index, and there is one. Leave out "
                 "one of the two; an index of packet sizes is made with: mgs-dali index LIST --measure packet."
             )
+        if self.clips.template is not None and getattr(self.sampler, "measure", "") == "packet":
+            raise ValueError(f"{self.clips.list_file}: {NO_PACKETS}")
         for label in (label for pair in (self.flip_label_map or {}).items() for label in pair):
             if not 0 <= label < self.clips.num_classes:
                 raise ValueError(
@@ -359,6 +367,65 @@ def _count_frames(file: Path, *, name: str) -> int:
     return num_frames
 
 
+# --- clips from frame folders ---------------------------------------------------------------------------------------
+
+
+class ChosenPictures(NamedTuple):
+    """What :func:`choose_pictures` gives."""
+
+    frames: np.ndarray
+    """(T,) int64: which frames of the folder these are."""
+    pictures: dict[int, Picture]
+    """By frame, each once; all of one size."""
+    measured: np.ndarray
+    """(F - 1,) float32, the motion curve of the folder if it was measured here; :data:`NOT_MEASURED` if not."""
+
+
+def choose_pictures(plan: Plan, sample: int, draws: Draws) -> ChosenPictures:
+    """Choose the frames of a clip that is (part of) a frame folder, and read their files.
+
+    Where its motion is not known, all frames of the clip are decoded for it; of the whole folder, if the curve is to be
+    recorded.
+
+    Raises:
+        ValueError: the folder or a frame is not there or damaged, or does not fit the list or the motion index.
+    """
+    clips, sampler, curve = plan.clips, plan.sampler, plan.curve(sample)
+    assert clips.template is not None
+    folder = FrameFolder(clips.file(sample), clips.template, name=plan.name(sample))
+    num_indexed = None if curve is None else len(curve) + 1
+    span = folder.clip(int(clips.first_frames[sample]), int(clips.num_frames[sample]), num_indexed=num_indexed)
+    measured = NOT_MEASURED
+    if isinstance(sampler, Uniform):
+        picks = uniform_frames(len(span), draws.targets)
+    else:
+        start = 0
+        if curve is None:
+            seen = span if plan.index_is_whole else range(folder.count_frames())
+            start, curve = seen.start, pixel_motion(folder.decode(seen))
+            measured = NOT_MEASURED if plan.index_is_whole else curve
+        motion = curve[span.start - start : span.stop - 1 - start]
+        picks = motion_guided_frames(motion, draws.targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+    frames = span.start + picks
+    each = np.unique(frames).tolist()
+    return ChosenPictures(frames, dict(zip(each, folder.read(each), strict=True)), measured)
+
+
+def load_sample(plan: Plan, sample: int, draws: Draws, *, sparse: bool = False) -> LoadedClip:
+    """Load a clip of the list on the CPU, be it a video (:func:`load_clip`) or a frame folder.
+
+    Raises:
+        ValueError: as these two.
+    """
+    if plan.clips.template is None:
+        file, name = plan.clips.file(sample), plan.name(sample)
+        return load_clip(file, draws, sampler=plan.sampler, name=name, curve=plan.curve(sample), sparse=sparse)
+    chosen = choose_pictures(plan, sample, draws)
+    decoded = decode_pictures(chosen.pictures.values(), name=plan.name(sample))
+    frames = dict(zip(chosen.pictures, decoded, strict=True))
+    return LoadedClip(rgb_chosen(frames, chosen.frames, box=draws.box), chosen.frames, chosen.measured, "")
+
+
 # --- batches for DALI's external source -----------------------------------------------------------------------------
 
 
@@ -415,6 +482,27 @@ class EncodedRow(NamedTuple):
     """(L,) uint8, see :class:`HostRow`."""
 
 
+class PictureRow(NamedTuple):
+    """One frame of a clip of :class:`PictureSource`. All but the first two are the clip's, the same in each."""
+
+    picture: np.ndarray
+    """(bytes,) uint8: a JPEG file; a stand-in of one pixel for a frame that an earlier row of the clip has."""
+    crop: np.ndarray
+    """(4,) int32: x, y, width, height in pixels."""
+    frames: np.ndarray
+    """(T,) int64."""
+    flip: np.ndarray
+    """() int32."""
+    measured: np.ndarray
+    """(F - 1,) float32, see :class:`ChosenPictures`."""
+    note: np.ndarray
+    """(0,) uint8: nothing to note."""
+    detour: np.ndarray
+    """(0,) uint8: likewise."""
+    error: np.ndarray
+    """(L,) uint8, see :class:`HostRow`."""
+
+
 @dataclass(frozen=True)
 class HostSource:
     """Clips decoded on the CPU: a callable for DALI's external source in batch mode.
@@ -438,14 +526,7 @@ class HostSource:
         plan = self.plan
         draws, error = plan.draws(epoch, sample), ""
         try:
-            clip = load_clip(
-                plan.clips.file(sample),
-                draws,
-                sampler=plan.sampler,
-                name=plan.name(sample),
-                curve=plan.curve(sample),
-                sparse=self.sparse,
-            )
+            clip = load_sample(plan, sample, draws, sparse=self.sparse)
         except ValueError as reason:
             clip, error = _no_clip(plan.sampler.num_segments), str(reason)
         return HostRow(
@@ -566,6 +647,58 @@ class EncodedSource:
         follow_if_spawned()
 
 
+@dataclass(frozen=True)
+class PictureSource:
+    """JPEG files of frame folders: a callable for DALI's external source in batch mode.
+
+    Called with DALI's batch info it gives the columns of :class:`PictureRow` for batch ``info.iteration`` from
+    ``start``: T rows for each clip, one a frame, so that one decoder takes all pictures of a batch at once.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = PictureRow._fields
+
+    plan: Plan
+    start: tuple[int, int] = (0, 0)
+    """(epoch, iteration) of the first batch."""
+
+    def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
+        epoch, samples = _batch_at(self.plan, self.start, info.iteration)
+        return _columns((row for sample in samples.tolist() for row in self._rows(epoch, sample)), self.columns)
+
+    def _rows(self, epoch: int, sample: int) -> list[PictureRow]:
+        draws, crop, error = self.plan.draws(epoch, sample), (0, 0, 1, 1), ""
+        try:
+            chosen = choose_pictures(self.plan, sample, draws)
+            first = chosen.pictures[int(chosen.frames[0])]
+            crop = draws.box(first.width, first.height)
+        except ValueError as reason:
+            no_frames = np.zeros(self.plan.sampler.num_segments, np.int64)
+            chosen, error = ChosenPictures(no_frames, {}, NOT_MEASURED), str(reason)
+        rows, left = [], dict(chosen.pictures)
+        for frame in chosen.frames.tolist():
+            picture = left.pop(frame, None)
+            row = PictureRow(
+                picture=np.frombuffer(_STAND_IN if picture is None else picture.jpeg, np.uint8),
+                crop=np.array((0, 0, 1, 1) if picture is None else crop, np.int32),
+                frames=chosen.frames,
+                flip=np.array(draws.flip, np.int32),
+                measured=chosen.measured,
+                note=_text(""),
+                detour=_text(""),
+                error=_text(error),
+            )
+            rows.append(row)
+        return rows
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        follow_if_spawned()
+
+
+_STAND_IN = b"P6 1 1 255\n\0\0\0"
+"""A picture of one pixel (PPM), for the decoder's rows that are never delivered."""
+
+
 def part_of(samples: np.ndarray, *, part: int, num_parts: int) -> np.ndarray:
     """One of the nearly equal parts of a batch, larger ones first; all together are the batch, in order."""
     return np.array_split(samples, num_parts)[part]
@@ -614,7 +747,7 @@ def _text(text: str) -> np.ndarray:
     return np.frombuffer(text.encode(), np.uint8)
 
 
-def _columns(rows: Iterable[HostRow | EncodedRow], names: Iterable[str]) -> tuple[list[np.ndarray], ...]:
+def _columns(rows: Iterable[HostRow | EncodedRow | PictureRow], names: Iterable[str]) -> tuple[list[np.ndarray], ...]:
     rows = list(rows)
     return tuple([getattr(row, name) for row in rows] for name in names)
 

@@ -126,6 +126,16 @@ def hide_frames(file: Path, hidden: Sequence[int], target: Path) -> Path:
     return target
 
 
+def take_apart(video: Path, folder: Path, *, template: str = "img_{:05}.jpg") -> Path:
+    """Write the packets of an MJPEG video, which are JPEGs, as a folder of frames: they decode alike."""
+    folder.mkdir(parents=True)
+    with av.open(str(video)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    for number, jpeg in enumerate(packets, start=1):
+        (folder / template.format(number)).write_bytes(jpeg)
+    return folder
+
+
 def leave_out(file: Path, num_frames: int, target: Path) -> Path:
     """Copy a video to an MP4 whose first frames are there and not shown, as ``ffmpeg -ss ... -c copy`` does."""
     with av.open(str(file)) as source, av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as copy:
@@ -199,7 +209,12 @@ def kind(array: np.ndarray) -> tuple[str, tuple[int, ...]]:
 
 
 def clip_table(
-    root: Path, paths: Sequence[str], *, labels: Sequence[int] | np.ndarray | None = None, num_classes: int = 2
+    root: Path,
+    paths: Sequence[str],
+    *,
+    labels: Sequence[int] | np.ndarray | None = None,
+    num_classes: int = 2,
+    template: str | None = None,
 ) -> Clips:
     """A table of whole videos; its list file is ``root/list.txt``, which need not exist, and counts lines from 1."""
     column = np.array([0] * len(paths) if labels is None else labels)
@@ -213,4 +228,5 @@ def clip_table(
         class_names=None,
         list_file=root / "list.txt",
         list_lines=np.arange(1, len(paths) + 1),
+        template=template,
     )

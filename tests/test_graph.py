@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import NUM_FRAMES, decode_all, encode, kind, moving_disc
 from nvidia.dali import fn, pipeline_def, types
+from PIL import Image
 
 from mgs_dali import graph
 from mgs_dali.motion import pixel_motion
@@ -233,6 +236,22 @@ def test_decoding_videos_of_different_sizes_in_one_batch(tmp_path: Path) -> None
         lambda node: graph.decode_video(node, device="cpu"), [np.frombuffer(f.read_bytes(), np.uint8) for f in files]
     )
     assert [video.shape for video in videos] == [(n, h, w, 3) for w, h, n in sizes]
+
+
+@pytest.mark.parametrize("quality", [30, 95])
+def test_parts_of_pictures_are_those_of_whole_ones(quality: int) -> None:
+    pictures, encoded = [], []
+    for width, height, subsampling in [(96, 64, "4:2:0"), (97, 65, "4:4:4"), (31, 80, "4:2:2")]:
+        file = io.BytesIO()
+        image = Image.fromarray(next(moving_disc(1, width=width, height=height)))
+        image.save(file, "JPEG", quality=quality, subsampling=subsampling, progressive=width == 97)
+        encoded.append(np.frombuffer(file.getvalue(), np.uint8))
+        pictures.append(np.asarray(Image.open(file)))
+    crops = [np.array(crop, np.int32) for crop in [(0, 0, 96, 64), (13, 7, 50, 41), (30, 79, 1, 1)]]
+    (found,) = run(partial(graph.decode_picture, device="cpu"), encoded, crops)
+    for picture, (x, y, w, h), clip in zip(pictures, crops, found, strict=True):
+        # Pillow and DALI both use libjpeg-turbo
+        np.testing.assert_array_equal(clip, picture[None, y : y + h, x : x + w])
 
 
 def test_take_frames() -> None:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from conftest import clip_table, decode_all, encode, moving_disc
+from conftest import MJPEG, clip_table, decode_all, encode, moving_disc, take_apart
 
 from mgs_dali import nvdec
 from mgs_dali.annotations import Clips
 from mgs_dali.motion import measure_video
 from mgs_dali.motion_index import MotionIndex, MotionRecorder, index_videos
-from mgs_dali.sampling import MotionGuided, Uniform
+from mgs_dali.sampling import MotionGuided, Uniform, motion_guided_frames, segment_targets, uniform_frames
 from mgs_dali.source import load_clip
 
 pytest.importorskip("torch")
@@ -30,6 +32,7 @@ import torch
 
 from mgs_dali import loader as loader_module
 from mgs_dali.loader import ClipBatch, ClipLoader, Position, default_num_workers
+from train.cpu_loader import CpuLoader
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -851,3 +854,247 @@ def test_recording_into_an_index_of_another_measure_is_refused(
 def test_a_sparse_route_by_name_waits_for_no_recording(dali_videos: Clips, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"route 'host-sparse' .* a motion_index of all clips"):
         make(dali_videos, route="host-sparse", motion_index=MotionRecorder(tmp_path))
+
+
+# --- frame folders --------------------------------------------------------------------------------------------------
+
+TEMPLATE = "img_{:05}.jpg"
+FOLDER_LENGTHS = [31, 20, 5, 12, 1, 24, 8]
+
+
+@pytest.fixture(scope="session")
+def taken_apart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clips, Clips]:
+    """Seven MJPEG videos of 1 to 31 frames, and the same as frame folders."""
+    root = tmp_path_factory.mktemp("taken_apart")
+    for index, num_frames in enumerate(FOLDER_LENGTHS):
+        width, height = [(96, 64), (64, 80), (112, 72)][index % 3]
+        action = (num_frames // 3, 2 * num_frames // 3)
+        frames = moving_disc(num_frames, width=width, height=height, action=action, seed=index)
+        video = encode(root / f"{index}.avi", frames, "mjpeg", pixel_format="yuvj420p", options=MJPEG)
+        take_apart(video, root / str(index))
+    names, labels = [str(index) for index in range(7)], [index % 4 for index in range(7)]
+    videos = clip_table(root, [f"{name}.avi" for name in names], labels=labels, num_classes=4)
+    return videos, clip_table(root, names, labels=labels, num_classes=4, template=TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def folder_index(taken_apart: tuple[Clips, Clips], tmp_path_factory: pytest.TempPathFactory) -> MotionIndex:
+    """Of the seven frame folders."""
+    folder = tmp_path_factory.mktemp("folder_index")
+    index_videos(taken_apart[1], folder, num_workers=1, progress=False)
+    return MotionIndex(folder)
+
+
+@pytest.fixture
+def folders(taken_apart: tuple[Clips, Clips], tmp_path: Path) -> Clips:
+    """A copy of the frame folders, to damage."""
+    clips = taken_apart[1]
+    for path in clips.paths:
+        shutil.copytree(clips.root / path, tmp_path / path)
+    return replace(clips, root=tmp_path)
+
+
+def cpu_loader(clips: Clips, **changes: Any) -> CpuLoader:
+    options: dict[str, Any] = {"sampler": MotionGuided(4), "batch_size": 3, "training": True, "size": 48}
+    return CpuLoader(clips, **{**options, "num_workers": 0, **changes})
+
+
+def assert_pictures_of(batch: ClipBatch, expected: ClipBatch) -> None:
+    """The same frames of the same samples, from another decoder."""
+    for name in ("labels", "frames", "samples", "valid"):
+        assert torch.equal(getattr(batch, name), getattr(expected, name))
+    difference = (to_levels(batch.clips) - to_levels(expected.clips)).abs()
+    # DALI decodes JPEG with libjpeg-turbo, PyAV decodes it and MJPEG with FFmpeg. Both are right within the standard's
+    # tolerance, and differ by the rounding of the cosine transform, of chroma between its samples, and of colours: by
+    # 3 grey levels at most before the resize. A crop that is moved by a pixel differs by ten times as much.
+    assert difference.max() < 4
+    assert difference.mean() < 0.5
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "sampler", [MotionGuided(6), MotionGuided(1, mu=1.0, floor=0.3, pick="inverse"), Uniform(6)], ids=str
+)
+def test_frame_folders_give_the_clips_of_their_videos(
+    taken_apart: tuple[Clips, Clips], folder_index: MotionIndex, sampler: MotionGuided | Uniform, training: bool
+) -> None:
+    videos, folders = taken_apart
+    options: dict[str, Any] = {"sampler": sampler, "flip_probability": 0.5, "seed": 3, "training": training}
+    with (
+        make(videos, **options) as of_videos,
+        make(folders, **options, num_workers=2) as measured,
+        make(folders, **options, motion_index=folder_index) as known,
+    ):
+        assert (measured.route, known.route) == ("rawframes", "rawframes")
+        by_pyav = cpu_loader(videos, **options), cpu_loader(folders, **options)
+        for _ in range(2):
+            for batch, *others in zip(of_videos, measured, known, *by_pyav, strict=True):
+                assert_pictures_of(others[0], batch)
+                assert same(others[0], others[1])
+                assert same(others[2], others[3])
+
+
+def test_offsets_are_respected_in_the_motion_too(taken_apart: tuple[Clips, Clips], folder_index: MotionIndex) -> None:
+    videos, folders = taken_apart
+    spans = [(0, 31), (7, 10), (20, 11), (0, 1), (30, 1), (5, -1), (12, 12)]
+    first_frames, num_frames = (np.array(column, np.int64) for column in zip(*spans, strict=True))
+    parts = replace(folders, paths=["0"] * 7, first_frames=first_frames, num_frames=num_frames)
+    curve = measure_video(videos.file(0)).motion
+    targets = segment_targets(5)
+    for sampler in (MotionGuided(5), MotionGuided(5, pick="inverse"), Uniform(5)):
+        expected = []
+        for first, num in spans:
+            end = 31 if num == -1 else first + num
+            if isinstance(sampler, Uniform):
+                picks = uniform_frames(end - first, targets)
+            else:
+                picks = motion_guided_frames(curve[first : end - 1], targets, pick=sampler.pick)
+            expected.append((first + picks).tolist())
+        for index in (None, folder_index):
+            options: dict[str, Any] = {"sampler": sampler, "training": False, "motion_index": index, "batch_size": 7}
+            (plain,) = cpu_loader(parts, **options)
+            assert plain.frames.tolist() == expected
+            if sampler == MotionGuided(5):
+                with make(parts, **options) as loader:
+                    (batch,) = loader
+                assert_pictures_of(batch, plain)
+
+
+def test_frames_that_come_twice_in_a_clip(taken_apart: tuple[Clips, Clips]) -> None:
+    options: dict[str, Any] = {"sampler": Uniform(9), "training": False, "batch_size": 7}
+    (expected,) = cpu_loader(taken_apart[0], **options)
+    with make(taken_apart[1], **options) as loader:
+        (batch,) = loader
+    assert_pictures_of(batch, expected)
+    assert batch.frames[[2, 4, 6]].tolist() == [[0, 0, 1, 1, 2, 3, 3, 4, 4], [0] * 9, [0, 1, 2, 3, 4, 4, 5, 6, 7]]
+    assert torch.equal(batch.clips[2, 5], batch.clips[2, 6])
+    assert not torch.equal(batch.clips[2, 4], batch.clips[2, 5])
+
+
+def test_pictures_that_say_they_are_turned(folders: Clips) -> None:
+    with (
+        make(folders, sampler=Uniform(3), training=False) as loader,
+        cpu_loader(folders, sampler=Uniform(3), training=False) as other,
+    ):
+        upright, plain = list(loader), list(other)
+    exif = b"Exif\0\0II*\0" + bytes.fromhex("08000000010012010300010000000600000000000000")
+    for file in folders.root.glob("*/*.jpg"):
+        jpeg = file.read_bytes()
+        file.write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
+    with (
+        make(folders, sampler=Uniform(3), training=False) as loader,
+        cpu_loader(folders, sampler=Uniform(3), training=False) as other,
+    ):
+        assert_same(list(loader), upright)
+        assert_same(list(other), plain)
+
+
+def test_frame_folders_resume_exactly_and_kept_batches_stay(taken_apart: tuple[Clips, Clips]) -> None:
+    options: dict[str, Any] = {"sampler": MotionGuided(4), "seed": 9}
+    with make(taken_apart[1], **options, num_workers=2) as loader:
+        epochs = [list(loader), list(loader)]
+    with make(taken_apart[1], **options) as loader:
+        loader.load_state_dict({"epoch": 0, "iteration": 2})
+        assert_same(list(loader), epochs[0][2:])
+        assert_same(list(loader), epochs[1])
+    with make(taken_apart[1], **options, dtype=torch.bfloat16) as loader:
+        batch = next(iter(loader))
+        assert batch.clips.dtype == torch.bfloat16
+        torch.testing.assert_close(batch.clips.float(), epochs[0][0].clips, atol=0.02, rtol=0.01)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def damage(file: Path) -> None:
+    jpeg = file.read_bytes()
+    tables = jpeg.index(b"\xff\xc4") + 5  # of Huffman codes, without which nothing can be decoded
+    file.write_bytes(jpeg[:tables] + b"\xff" * 16 + jpeg[tables + 16 :])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (cut, r"img_00004\.jpg is cut off: after \d+ bytes the picture has no end"),
+        (damage, r"img_00004\.jpg is a damaged JPEG \(Invalid data found"),
+        (Path.unlink, r"frame 'img_00004\.jpg' is missing, although there are frames up to 'img_00012\.jpg'"),
+        (lambda file: file.write_bytes(b""), r"img_00004\.jpg is empty \(0 bytes\)"),
+        (lambda file: file.write_bytes(b"GIF89a"), r"img_00004\.jpg is no JPEG \(it begins with 47 49 46 38\)"),
+        (lambda file: shutil.copy(file.parents[1] / "1" / file.name, file), r"has 64x80 pixels, img_0000\d\.jpg 96x64"),
+        (lambda file: shutil.rmtree(file.parent), r"no such folder\. Check the path in the list and the root folder"),
+    ],
+    ids=["cut", "damage", "missing", "empty", "gif", "size", "no folder"],
+)
+@pytest.mark.parametrize("sampler", [MotionGuided(4), Uniform(12)], ids=str)
+def test_bad_frames_are_errors_of_their_batch(
+    folders: Clips, spoil: Callable[[Path], Any], text: str, sampler: MotionGuided | Uniform
+) -> None:
+    options: dict[str, Any] = {"sampler": sampler, "training": False, "batch_size": 1}
+    spoil(folders.root / "3" / "img_00004.jpg")
+    for loader in (make(folders, **options), cpu_loader(folders, **options)):
+        with loader:
+            batches = iter(loader)
+            given = [next(batches) for _ in range(3)]
+            assert len(given) == 3
+            with pytest.raises(ValueError, match=rf"/3 \(.*list\.txt, line 4\): .*{text}"):
+                next(batches)
+
+
+@pytest.mark.parametrize("sampler", [MotionGuided(4), Uniform(4)], ids=str)
+def test_lists_that_promise_more_frames(folders: Clips, sampler: MotionGuided | Uniform) -> None:
+    promised = replace(folders, num_frames=np.array([31, 20, 5, 13, 1, 24, 8]))
+    for loader in (make(promised, sampler=sampler, batch_size=7), cpu_loader(promised, sampler=sampler, batch_size=7)):
+        with (
+            loader,
+            pytest.raises(ValueError, match=r"line 4\): the list has 13 frames of it, the folder has 12\. Corr"),
+        ):
+            next(iter(loader))
+
+
+def test_a_folder_that_changed_since_it_was_indexed(folders: Clips, tmp_path: Path) -> None:
+    index_videos(folders, tmp_path / "index", num_workers=1, progress=False)
+    (tmp_path / "6" / "img_00008.jpg").unlink()
+    with (
+        make(folders, motion_index=MotionIndex(tmp_path / "index"), batch_size=7) as loader,
+        pytest.raises(
+            ValueError, match=r"line 7\): the motion index holds 8 frames of it, the folder has 7\. It has ch"
+        ),
+    ):
+        next(iter(loader))
+
+
+def test_curves_of_frame_folders_are_recorded_whole(taken_apart: tuple[Clips, Clips], tmp_path: Path) -> None:
+    folders = taken_apart[1]
+    parts = replace(
+        folders, first_frames=np.array([3, 0, 0, 0, 0, 10, 0]), num_frames=np.array([9, 20, 5, 6, 1, -1, 8])
+    )
+    with make(parts) as loader:
+        expected = [list(loader), list(loader)]
+    for changes in ({}, {"route": "rawframes"}):
+        recorder = MotionRecorder(tmp_path / f"index {len(changes)}")
+        with make(parts, motion_index=recorder, **changes) as loader:
+            assert "all frames of each clip" in loader.route_reason
+            assert_same(list(loader), expected[0])
+            assert_same(list(loader), expected[1])
+            assert (loader.route, loader.route_reason[-23:]) == ("rawframes", "motion curves are there")
+    index = MotionIndex(recorder.folder)
+    assert [index.num_frames(path) for path in folders.paths] == FOLDER_LENGTHS
+    assert index_videos(folders, recorder.folder, num_workers=1, progress=False).num_measured == 0
+
+
+def test_routes_and_tables_that_do_not_go_together(taken_apart: tuple[Clips, Clips]) -> None:
+    videos, folders = taken_apart
+    with pytest.raises(
+        ValueError, match=r"'rawframes' loads folders of JPEG files, and .*list\.txt was read as a list of"
+    ):
+        make(videos, route="rawframes")
+    for route in ("gpu", "gpu-sparse", "host", "host-sparse"):
+        with pytest.raises(ValueError, match=rf"'{route}' decodes videos, and .*list\.txt was read as a list of frame"):
+            make(folders, route=route)
+    with pytest.raises(ValueError, match=r"list\.txt: measure packet takes .* Use measure pixel"):
+        make(folders, sampler=MotionGuided(4, measure="packet"))
+    with make(folders, route="rawframes", sampler=Uniform(4)) as loader:
+        assert loader.route_reason == "frame folders, whose JPEGs are decoded by the CPU"
+    with make(folders) as loader:
+        assert "to measure motion, workers decode all frames of each clip" in loader.route_reason

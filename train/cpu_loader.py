@@ -20,7 +20,7 @@ from mgs_dali.annotations import Clips
 from mgs_dali.loader import ClipBatch, Position, default_num_workers
 from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import MotionGuided, Uniform
-from mgs_dali.source import Plan, load_clip
+from mgs_dali.source import Plan, load_sample
 
 from .logs import log
 
@@ -184,8 +184,7 @@ class _ClipDataset(Dataset[_Row | str]):
         epoch, sample = item
         plan, draws = self.plan, self.plan.draws(epoch, sample)
         try:
-            file, name, curve = plan.clips.file(sample), plan.name(sample), plan.curve(sample)
-            pixels, frames, *_ = load_clip(file, draws, sampler=plan.sampler, name=name, curve=curve)
+            pixels, frames, *_ = load_sample(plan, sample, draws)
         except ValueError as error:
             return str(error)  # as data: DataLoader would wrap an exception in its own text and a traceback
         clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (T, 3, height, width)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from clip_sets import SCALES, list_of, make_clips, read_number
 from machine import Report
+from PIL import Image
 
 from mgs_dali import loader as loader_module
 from mgs_dali import nvdec, read_annotations
@@ -330,3 +331,32 @@ def test_a_cut_file_gives_an_error_or_the_frames_that_are_there(
     else:
         shown = [read_number(picture, shown=SHOWN) for picture in grey_levels(batches[0].clips)[0]]
         assert shown == batches[0].frames[0].tolist()
+
+
+# --- frame folders --------------------------------------------------------------------------------------------------
+
+
+def test_frame_folders_are_those_of_the_cpu(tmp_path: Path) -> None:
+    """nvJPEG against libjpeg-turbo: several sizes, colour and grey, frames that come twice, a single frame."""
+    lengths = [12, 5, 1, 9]
+    lines = []
+    for number, num_frames in enumerate(lengths):
+        width, height = [(320, 240), (176, 100), (97, 131), (240, 320)][number]
+        y, x = np.mgrid[:height, :width]
+        (tmp_path / str(number)).mkdir()
+        for index in range(num_frames):
+            waves = [128 + 90 * np.sin((x + 9 * index) / 23 + c) * np.cos(y / 17 + number) for c in range(3)]
+            picture = Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8)).convert("L" if number == 3 else "RGB")
+            picture.save(tmp_path / str(number) / f"{index + 1:05}.jpg", quality=92)
+        lines.append(f"{number} {num_frames} {number}\n")
+    (tmp_path / "list.txt").write_text("".join(lines))
+    clips = read_annotations(tmp_path / "list.txt", root=tmp_path, template="{:05}.jpg")
+    for training in (True, False):
+        options: dict[str, Any] = {"route": "rawframes", "training": training, "sampler": MotionGuided(6)}
+        (found,) = load(clips, **options)
+        (expected,) = load(clips, **options, device="cpu")
+        assert found.clips.device.type == DEVICE
+        assert torch.equal(found.frames, expected.frames)
+        difference = np.abs(grey_levels(found.clips) - grey_levels(expected.clips))
+        assert difference.mean() < 1.5  # neighbouring frames differ by 14
+        assert difference.max() < 16
