@@ -12,6 +12,7 @@ import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def write_page(
     *,
     root: Path,
     sampler: MotionGuided,
+    template: str | None = None,
     note: str = "",
     progress: bool = True,
 ) -> dict[str, str]:
@@ -104,6 +106,7 @@ def write_page(
         out: the HTML file to write.
         root: the folder that the paths start from.
         sampler: which motion-guided sampling to show.
+        template: of the names of frames, for an index of frame folders.
         note: what the page says of the choice of videos.
         progress: show a progress bar.
 
@@ -131,10 +134,11 @@ def write_page(
         "note": note,
     }
     before, after = (files(__package__) / "browse.html").read_text(encoding="utf-8").split(_DATA_PLACE)
+    rows_of = partial(_rows, index, root=root, sampler=sampler, template=template)
     failed: dict[str, str] = {}
     unfinished = out.with_name(out.name + ".unfinished")
     try:
-        with unfinished.open("w", encoding="utf-8") as page, closing(_rows(index, paths, root, sampler)) as rows:
+        with unfinished.open("w", encoding="utf-8") as page, closing(rows_of(paths)) as rows:
             page.write(f'{before}{{"about":{_json(about)},"videos":[')
             bar = tqdm(rows, total=len(paths), desc="pictures", unit=" videos", disable=not progress)
             for number, row in enumerate(bar):
@@ -153,17 +157,19 @@ def write_page(
 
 
 def _rows(
-    index: MotionIndex, paths: Sequence[str], root: Path, sampler: MotionGuided
+    index: MotionIndex, paths: Sequence[str], *, root: Path, sampler: MotionGuided, template: str | None
 ) -> Generator[dict[str, Any], None, None]:
     """What the page holds of each video, in order."""
     pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     try:
-        yield from pool.map(lambda path: page_row(index, path, root=root, sampler=sampler), paths)
+        yield from pool.map(partial(page_row, index, root=root, sampler=sampler, template=template), paths)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def page_row(index: MotionIndex, path: str, *, root: Path, sampler: MotionGuided) -> dict[str, Any]:
+def page_row(
+    index: MotionIndex, path: str, *, root: Path, sampler: MotionGuided, template: str | None = None
+) -> dict[str, Any]:
     """What the page holds of a video: plain values for JSON.
 
     Without a curve it is its path and the ``error``. The others have
@@ -193,7 +199,7 @@ def page_row(index: MotionIndex, path: str, *, root: Path, sampler: MotionGuided
     if path not in index:
         return row
     box_pixels = (max(1, min(_BOX_PIXELS[0], _MAX_STRIP_PIXELS // sampler.num_segments)), _BOX_PIXELS[1])
-    choice = choose_indexed(index, path, root=root, sampler=sampler, box_pixels=box_pixels)
+    choice = choose_indexed(index, path, root=root, sampler=sampler, template=template, box_pixels=box_pixels)
     motion = choice.motion
     cdf = cdf_at_frames(motion, sampler=sampler)
     return {

@@ -77,6 +77,7 @@ def _parser() -> ArgumentParser:
     plot.add_argument("--html", metavar="FILE", type=str, help="the page to write, one file; with --index")
     plot.add_argument("--index", metavar="DIR", type=str, help="a motion index, whose curves are used")
     plot.add_argument("--root", metavar="DIR", type=str, help="the folder that the index's paths start from")
+    plot.add_argument("--template", type=str, help="of an index of frame folders: how files are named")
     plot.add_argument(
         "--num-videos",
         type=int,
@@ -237,7 +238,7 @@ def _plot(given: Namespace) -> int:
     sampler = MotionGuided(given.num_segments, mu=given.mu, floor=given.floor, pick=given.pick)
     if given.index is not None:
         return _plot_index(given, sampler)
-    for name in ("html", "root", "num_videos"):
+    for name in ("html", "root", "num_videos", "template"):
         if getattr(given, name) is not None:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} belongs to --index, which was not given. Use: {_PLOT_INDEX}")
@@ -277,14 +278,16 @@ def _plot_index(given: Namespace, sampler: MotionGuided) -> int:
     failed = {}
     if given.out is not None:
         paths = given.video or ranked[: given.num_videos or _NUM_SHEET_VIDEOS]
-        choices = plot_sheet(index, paths, Path(given.out), root=root, sampler=sampler)
+        choices = plot_sheet(index, paths, Path(given.out), root=root, sampler=sampler, template=given.template)
         failed.update({choice.name: choice.error for choice in choices if choice.error})
         print(f"{given.out} shows {len(paths)} of the {len(index)} videos with a motion curve.")
     if given.html is not None:
         paths, note = given.video, "The videos that were named."
         if not given.video:
             paths, note = page_selection(index, ranked, num_videos=given.num_videos or _NUM_PAGE_VIDEOS)
-        failed.update(write_page(index, paths, Path(given.html), root=root, sampler=sampler, note=note))
+        failed.update(
+            write_page(index, paths, Path(given.html), root=root, sampler=sampler, template=given.template, note=note)
+        )
         print(f"{given.html}: {note}")
     if failed:
         print(f"{len(failed)} could not be shown:", file=sys.stderr)

@@ -629,6 +629,8 @@ class _Job:
             return empty | {"error": f"{file}: {error.strerror}. Check the path in the list and the root folder."}
         except ValueError as error:
             return empty | {"error": str(error)}
+        if not os.access(file, os.R_OK):  # no stamp: tried again, whatever puts it right
+            return empty | {"error": f"{file}: it may not be read. Check its permissions."}
         stamp = before._asdict()
         try:
             if self.template is not None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from .motion import MotionMeter
 from .motion_index import MotionIndex
 from .packets import Scan, open_video
+from .rawframes import FrameFolder
 from .sampling import MotionGuided, motion_cdf, motion_guided_frames, segment_targets, uniform_frames
 from .video import decode, decode_chosen, rgb
 
@@ -129,7 +130,14 @@ def plot_video(video: Path, out: Path, *, sampler: MotionGuided) -> Choice:
 
 
 def plot_sheet(
-    index: MotionIndex, paths: Sequence[str], out: Path, *, root: Path, sampler: MotionGuided, progress: bool = True
+    index: MotionIndex,
+    paths: Sequence[str],
+    out: Path,
+    *,
+    root: Path,
+    sampler: MotionGuided,
+    template: str | None = None,
+    progress: bool = True,
 ) -> list[Choice]:
     """Draw videos of an index below each other: motion, CDF and strata, and both film strips.
 
@@ -141,6 +149,7 @@ def plot_sheet(
         out: the PNG to write.
         root: the folder that the paths start from.
         sampler: which motion-guided sampling to show.
+        template: of the names of frames, for an index of frame folders.
         progress: show a progress bar.
 
     Returns:
@@ -159,7 +168,10 @@ def plot_sheet(
         if path not in index:
             raise ValueError(why_no_curve(index, path))
     bar = tqdm(paths, desc="pictures", unit=" videos", disable=not progress)
-    choices = [choose_indexed(index, path, root=root, sampler=sampler, box_pixels=_SHEET_BOX_PIXELS) for path in bar]
+    choices = [
+        choose_indexed(index, path, root=root, sampler=sampler, template=template, box_pixels=_SHEET_BOX_PIXELS)
+        for path in bar
+    ]
     if all(choice.error for choice in choices):
         raise ValueError(f"not one of the {len(choices)} videos can be shown. The first: {choices[0].error}")
     _save_png(draw_sheet(choices), out)
@@ -233,7 +245,13 @@ def pick_difference(guided: np.ndarray, uniform: np.ndarray, *, num_frames: int)
 
 
 def choose_indexed(
-    index: MotionIndex, path: str, *, root: Path, sampler: MotionGuided, box_pixels: tuple[int, int]
+    index: MotionIndex,
+    path: str,
+    *,
+    root: Path,
+    sampler: MotionGuided,
+    box_pixels: tuple[int, int],
+    template: str | None = None,
 ) -> Choice:
     """Choose frames of a video by its curve in an index. Nothing is measured, and only these frames are decoded.
 
@@ -245,6 +263,7 @@ def choose_indexed(
         root: the folder that `path` starts from.
         sampler: the motion-guided one.
         box_pixels: (width, height) that the pictures are made small enough for.
+        template: of the names of frames, where `path` is a frame folder.
     """
     motion = index[path]
     guided, uniform = both_picks(motion, sampler=sampler)
@@ -253,7 +272,12 @@ def choose_indexed(
     try:
         picks = np.union1d(guided, uniform)
         pictures = chosen_pictures(
-            root / path, picks, name=str(root / path), box_pixels=box_pixels, measured_num_frames=len(motion) + 1
+            root / path,
+            picks,
+            name=str(root / path),
+            box_pixels=box_pixels,
+            measured_num_frames=len(motion) + 1,
+            template=template,
         )
     except (ValueError, OSError) as problem:
         error = str(problem)
@@ -267,6 +291,7 @@ def chosen_pictures(
     name: str,
     box_pixels: tuple[int, int] | None = None,
     measured_num_frames: int | None = None,
+    template: str | None = None,
 ) -> dict[int, np.ndarray]:
     """Frames of a video as pictures, (H, W, 3) uint8 RGB by frame. Only what these frames depend on is decoded.
 
@@ -276,6 +301,7 @@ def chosen_pictures(
         name: what to call the file in errors.
         box_pixels: (width, height) that the pictures are made small enough for; their own size by default.
         measured_num_frames: how many frames its motion curve is of, where that was measured earlier.
+        template: of the names of frames, where ``file`` is a frame folder.
 
     Raises:
         ValueError: the video cannot be read or decoded, or is not the one that was measured.
@@ -292,6 +318,13 @@ def chosen_pictures(
         return picks
 
     wanted = set(picks.tolist())
+    if template is not None:
+        folder, order = FrameFolder(file, template, name=name), sorted(wanted)
+        folder.clip(0, -1, num_indexed=measured_num_frames)
+        decoded = zip(order, folder.decode(order), strict=True)
+        return {frame: _fitted(rgb(picture), box_pixels) for frame, picture in decoded}
+    if file.is_dir():
+        raise ValueError(f"{name}: a folder. If it holds frames, say how they are named: --template 'img_{{:05}}.jpg'.")
     try:
         frames = decode_chosen(file, checked, name=name).frames
     except IndexError:  # another number of frames comes out than its packets tell

@@ -778,3 +778,15 @@ def test_a_recorder_waits_for_an_indexer_and_then_says_who_it_is(
         recorder.flush()
     recorder.flush()
     assert "a.mp4" in recorder
+
+
+def test_a_file_that_may_not_be_read_is_tried_again(
+    videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = motion_index._Job(videos["h264"].parent, "pixel", None)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda *_: False)  # root may read everything
+        row = job.row("h264.mp4")
+    assert "it may not be read. Check its permissions" in row["error"]
+    assert row["size_bytes"] is row["mtime_ns"] is None  # what makes it be tried again
+    assert job.row("h264.mp4")["error"] is None

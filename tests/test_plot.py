@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from conftest import decode_all, encode, moving_disc
@@ -338,3 +339,23 @@ def test_sheet_errors_teach(indexed: tuple[MotionIndex, Path], tmp_path: Path, m
     assert "not one of the 1 videos can be shown. The first: " in fails([GONE])
     monkeypatch.setattr(plot, "MAX_SHEET_VIDEOS", 2)
     assert "a sheet holds 1 to 2 videos, found 3" in fails([EARLY, LATE, ONE])
+
+
+def test_frames_of_a_folder(videos: dict[str, Path], tmp_path: Path) -> None:
+    """The packets of an MJPEG video are JPEGs: the pictures are those of the video."""
+    with av.open(str(videos["mjpeg"])) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number, packet in enumerate(packets, start=1):
+        (folder / f"img_{number:05}.jpg").write_bytes(packet)
+    picks = np.array([41, 3, 41])
+    found = chosen_pictures(folder, picks, name="clip", template="img_{:05}.jpg", measured_num_frames=len(packets))
+    expected = chosen_pictures(videos["mjpeg"], picks, name="video")
+    assert list(found) == [3, 41]
+    for frame, picture in found.items():
+        np.testing.assert_array_equal(picture, expected[frame])
+    with pytest.raises(ValueError, match=r"clip: the motion index holds 9 frames of it, the folder has 60"):
+        chosen_pictures(folder, picks, name="clip", template="img_{:05}.jpg", measured_num_frames=9)
+    with pytest.raises(ValueError, match=r"clip: a folder\. If it holds frames, say how they are named: --template"):
+        chosen_pictures(folder, picks, name="clip")
