@@ -780,9 +780,7 @@ def test_a_recorder_waits_for_an_indexer_and_then_says_who_it_is(
     assert "a.mp4" in recorder
 
 
-def test_a_file_that_may_not_be_read_is_tried_again(
-    videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_may_not_be_read_is_tried_again(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     job = motion_index._Job(videos["h264"].parent, "pixel", None)
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda *_: False)  # root may read everything
