@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models import resnet
 
-from models.tsm import TSM, TemporalShift, parameter_groups, temporal_shift
+from models.tsm import TSM, Depth, TemporalShift, parameter_groups, temporal_shift
 
 
 def _shift_restated(x: npt.NDArray[np.float32], num_segments: int, shift_div: int) -> npt.NDArray[np.float32]:
@@ -94,7 +94,7 @@ def _shifted_blocks(model: TSM) -> list[list[int]]:
         (101, [[0, 2], [0, 2], list(range(0, 23, 2)), [0, 2]]),
     ],
 )
-def test_which_blocks_are_shifted(depth: int, blocks: list[list[int]]) -> None:
+def test_which_blocks_are_shifted(depth: Depth, blocks: list[list[int]]) -> None:
     with torch.device("meta"):
         model = TSM(5, 4, depth=depth)
     assert _shifted_blocks(model) == blocks
