@@ -41,7 +41,7 @@ class NonLocal(nn.Module):
         """(B * T, C, H, W) features to features of the same shape."""
         theta, phi, g = (self._positions(layer(x)) for layer in (self.theta, self.phi, self.g))
         if self.pairwise == "dot_product":
-            # The same as (theta phi^T) g, without the matrix of all pairs of positions.
+            # The same as (theta phi^T) g with less to compute: without the matrix of all pairs of positions.
             y = theta @ (phi.mT @ g / phi.shape[-2])
         else:
             y = F.scaled_dot_product_attention(theta, phi, g, scale=1.0)
