@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from torchvision.models import mobilenetv2, resnet
 
 from models.checkpoints import load, main, permute_classes, read, start_from, to_mit, to_mmaction2, tsm_options
 from models.tsm import TSM
+
+REPOSITORY = Path(__file__).parents[1]
 
 Shapes = dict[str, tuple[int, ...]]
 State = dict[str, Tensor]
@@ -610,3 +615,63 @@ def test_command_teaches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit, match="2"):
         main([str(file), "--to", "mit"])
     assert "--to and --out belong together" in capsys.readouterr().err
+
+
+PAGE = (REPOSITORY / "docs" / "checkpoints.md").read_text()
+
+
+def blocks_of_page(language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert found
+    return found
+
+
+def run(arguments: list[str], folder: Path) -> list[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def page_folder(tmp_path: Path) -> Path:
+    save({"state_dict": random_weights(mit_names(R18))}, tmp_path, "tsm.pth")
+    (tmp_path / "something-something-v1-labels.csv").write_text("".join(f"class {173 - i}\n" for i in range(174)))
+    return tmp_path
+
+
+def test_python_of_the_page_prints_what_its_comments_say(page_folder: Path) -> None:
+    code = "".join(block for block in blocks_of_page("python") if "onnx" not in block)
+    promised = re.findall(r"^print\(.*\)  # (.*)$", code, flags=re.MULTILINE)
+    assert len(promised) == code.count("print(") == 3
+    assert run(["-c", code], page_folder) == promised
+
+
+@pytest.mark.slow
+def test_commands_of_the_page_run(page_folder: Path) -> None:
+    (block,) = blocks_of_page("sh")
+    printed = []
+    for line in block.splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "python"
+        printed += run(arguments, page_folder)
+    words = "tsm.pth: mit, ResNet-18 with temporal shift, 174 classes"
+    assert printed == [words, words, "converted.pth: mmaction2"]
+    assert read(page_folder / "converted.pth")[0] == "mmaction2"
+
+
+@pytest.mark.slow
+def test_onnx_of_the_page_runs(page_folder: Path) -> None:
+    pytest.importorskip("onnx", reason="needs onnx and onnxscript")
+    pytest.importorskip("onnxscript", reason="needs onnx and onnxscript")
+    (code,) = [block for block in blocks_of_page("python") if "onnx" in block]
+    run(["-c", code], page_folder)
+    assert (page_folder / "tsm.onnx").stat().st_size > 0
