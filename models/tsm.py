@@ -197,6 +197,7 @@ class TSM(nn.Module):
                 "the model without weights and load its state dict (models.checkpoints)."
             )
         self.num_segments = num_segments
+        self.num_scored_frames = num_segments // 2 if temporal_pool else num_segments
         if depth == "mobilenet_v2":
             self.backbone = _mobilenet_v2(imagenet=weights == "imagenet")
             num_features = self.backbone.last_channel
@@ -246,7 +247,7 @@ class TSM(nn.Module):
             )
         features = self.backbone(clips.flatten(0, 1))
         scores: Tensor = self.fc(self.dropout(features))
-        return scores.unflatten(0, (clips.shape[0], -1)).mean(1)
+        return scores.unflatten(0, (-1, self.num_scored_frames)).mean(1)
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:

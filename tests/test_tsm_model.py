@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torchvision.models import resnet
+from torchvision.models import mobilenetv2, resnet
 
 from models.tsm import TSM, Depth, TemporalShift, _shift_for_export, parameter_groups, temporal_shift
 
@@ -87,7 +87,7 @@ def test_shift_compiles_without_graph_breaks() -> None:
     "options",
     [
         {"depth": 10},
-        {"depth": 10, "temporal_pool": True},
+        pytest.param({"depth": 10, "temporal_pool": True}, marks=pytest.mark.slow),
         pytest.param({"depth": "mobilenet_v2"}, marks=pytest.mark.slow),
         pytest.param({"non_local": "embedded_gaussian"}, marks=pytest.mark.slow),
     ],
@@ -158,7 +158,14 @@ def _first_convolution(model: nn.Module) -> nn.Conv2d:
     return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
 
 
-@pytest.mark.parametrize("options", [{"depth": 10}, {"depth": "mobilenet_v2"}, {"non_local": "embedded_gaussian"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 10},
+        {"depth": "mobilenet_v2"},
+        pytest.param({"non_local": "embedded_gaussian"}, marks=pytest.mark.slow),
+    ],
+)
 def test_channels_last_reaches_every_convolution(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = TSM(5, 2, **options).eval()
@@ -323,22 +330,30 @@ def test_head_initialisation() -> None:
     assert model.dropout.p == 0.5
 
 
-def test_imagenet_weights_come_from_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    published: Mapping[str, Any] = resnet.resnet18(weights=None).state_dict()
+@pytest.mark.parametrize("depth", [18, "mobilenet_v2"])
+def test_imagenet_weights_come_from_torchvision(depth: Depth, monkeypatch: pytest.MonkeyPatch) -> None:
+    mobile = depth == "mobilenet_v2"
+    network = mobilenetv2.mobilenet_v2(weights=None) if mobile else resnet.resnet18(weights=None)
+    enum = mobilenetv2.MobileNet_V2_Weights if mobile else resnet.ResNet18_Weights
+    published: Mapping[str, Any] = network.state_dict()
     asked: list[Any] = []
 
     def get_state_dict(self: Any, *_args: Any, **_kwargs: Any) -> Mapping[str, Any]:
         asked.append(self)
         return published
 
-    monkeypatch.setattr(resnet.ResNet18_Weights, "get_state_dict", get_state_dict)
-    model = TSM(7, 8, depth=18, weights="imagenet")
-    assert asked == [resnet.ResNet18_Weights.IMAGENET1K_V1]
-    state = {key.replace("conv1.net.", "conv1."): value for key, value in model.backbone.state_dict().items()}
-    assert state.keys() == published.keys() - {"fc.weight", "fc.bias"}
+    monkeypatch.setattr(enum, "get_state_dict", get_state_dict)
+    model = TSM(7, 8, depth=depth, weights="imagenet")
+    assert asked == [enum.IMAGENET1K_V1]
+    state = {key.replace(".net.", "."): value for key, value in model.backbone.state_dict().items()}
+    assert state.keys() == {key for key in published if not key.startswith(("fc.", "classifier."))}
     for key, value in state.items():
         assert torch.equal(value, published[key]), key
-    assert model.fc.weight.shape == (7, 512)
+    assert model.fc.weight.shape == (7, 1280 if mobile else 512)
+
+
+def test_batch_of_no_clips() -> None:
+    assert TSM(5, 4, depth=10).eval()(torch.empty(0, 4, 3, 32, 32)).shape == (0, 5)
 
 
 def test_number_of_segments_changes_no_parameter() -> None:
