@@ -1,4 +1,4 @@
-"""TSM: a 2D ResNet whose residual branches see their neighbour frames (Lin, Gan, Han: "TSM: Temporal Shift Module for
+"""TSM: a 2D network whose residual branches see their neighbour frames (Lin, Gan, Han: "TSM: Temporal Shift Module for
 Efficient Video Understanding", ICCV 2019).
 
 The shift sits where the published models have it ("blockres"): in front of the first convolution of a residual branch,
@@ -7,24 +7,33 @@ parameter's shape.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models import resnet
+from torchvision.models import mobilenetv2, resnet
 
-__all__ = ["TSM", "TemporalShift", "parameter_groups", "temporal_shift"]
+from models.non_local import NonLocal, NonLocalBlock, PairwiseFunction
+
+__all__ = ["DEPTHS", "TSM", "Depth", "TemporalPool", "TemporalShift", "parameter_groups", "temporal_shift"]
+
+Depth = Literal[10, 18, 34, 50, 101, "mobilenet_v2"]
+DEPTHS: tuple[Depth, ...] = (10, 18, 34, 50, 101, "mobilenet_v2")
 
 # depth -> (block, blocks per stage, torchvision's name for ImageNet weights). Depth 10 is the demo's: the smallest
 # ResNet, one residual block a stage; torchvision has no ImageNet weights for it.
-_DEPTHS: dict[int, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int], str | None]] = {
+_RESNETS: dict[int | str, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int], str | None]] = {
     10: (resnet.BasicBlock, [1, 1, 1, 1], None),
     18: (resnet.BasicBlock, [2, 2, 2, 2], "ResNet18_Weights"),
     34: (resnet.BasicBlock, [3, 4, 6, 3], "ResNet34_Weights"),
     50: (resnet.Bottleneck, [3, 4, 6, 3], "ResNet50_Weights"),
     101: (resnet.Bottleneck, [3, 4, 23, 3], "ResNet101_Weights"),
 }
+
+# Stage -> blocks that a non-local block follows, in the published ResNet-50 models.
+_NON_LOCAL_PLACES = {2: (0, 2), 3: (0, 2, 4)}
 
 
 def _shift(x: Tensor, num_segments: int, fold: int, step: int) -> Tensor:
@@ -38,6 +47,15 @@ def _shift(x: Tensor, num_segments: int, fold: int, step: int) -> Tensor:
     out[:, 0, behind] = 0
     out[:, :, 2 * fold :] = x[:, :, 2 * fold :]
     return out.flatten(0, 1)
+
+
+def _shift_for_export(x: Tensor, num_segments: int, fold: int) -> Tensor:
+    """The same as ``_shift(x, num_segments, fold, 1)``. What moves is copied twice here, but the exported graph is
+    three slices and their concatenation, where slices that are written to become scattering by index."""
+    x = x.view(-1, num_segments, *x.shape[1:])
+    ahead = F.pad(x[:, 1:, :fold], (0, 0) * 3 + (0, 1))
+    behind = F.pad(x[:, :-1, fold : 2 * fold], (0, 0) * 3 + (1, 0))
+    return torch.cat((ahead, behind, x[:, :, 2 * fold :]), 2).flatten(0, 1)
 
 
 class _Shift(torch.autograd.Function):
@@ -66,7 +84,10 @@ def temporal_shift(x: Tensor, num_segments: int, *, shift_div: int = 8) -> Tenso
     Returns:
         (B * T, C, H, W), a new tensor of the same dtype.
     """
-    shifted: Tensor = _Shift.apply(x, num_segments, x.shape[1] // shift_div, 1)
+    fold = x.shape[1] // shift_div
+    if torch.compiler.is_exporting():
+        return _shift_for_export(x, num_segments, fold)
+    shifted: Tensor = _Shift.apply(x, num_segments, fold, 1)
     return shifted
 
 
@@ -87,18 +108,40 @@ class TemporalShift(nn.Module):
         return f"num_segments={self.num_segments}, shift_div={self.shift_div}"
 
 
+class TemporalPool(nn.Module):
+    """A network that sees half the frames: maxima over three neighbours, every second one."""
+
+    def __init__(self, net: nn.Module, num_segments: int) -> None:
+        super().__init__()
+        self.net = net
+        self.num_segments = num_segments
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B * T, C, H, W) features to what the network makes of (B * T / 2, C, H, W)."""
+        x = x.unflatten(0, (-1, self.num_segments)).transpose(1, 2)
+        x = F.max_pool3d(x, kernel_size=(3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
+        out: Tensor = self.net(x.transpose(1, 2).flatten(0, 1))
+        return out
+
+
 class TSM(nn.Module):
-    """ResNet with temporal shift, and the mean of the frames' class scores as the clip's.
+    """A 2D network with temporal shift, and the mean of the frames' class scores as the clip's.
 
     The backbone is torchvision's ResNet with ``conv1`` of the residual blocks wrapped in `TemporalShift` (every block;
-    in ResNet-101 blocks 0, 2, 4, ... of each stage, as published). Head: average pooling, dropout, a linear layer
-    (weights from a normal distribution of standard deviation 0.001, bias 0), the mean over the segments.
+    in ResNet-101 blocks 0, 2, 4, ... of each stage, as published), or torchvision's MobileNetV2 with the shift in front
+    of the ten blocks that have an identity path. Head: average pooling, dropout, a linear layer (weights from a normal
+    distribution of standard deviation 0.001, bias 0), the mean over the segments.
 
     Args:
         num_classes: number of classes.
-        num_segments: frames of a clip, T.
-        depth: 10, 18, 34, 50 or 101. Depth 10 (one block a stage) is for demonstrations.
+        num_segments: frames of a clip, T. Any number: no parameter's shape depends on it.
+        depth: ResNet of 10, 18, 34, 50 or 101 layers, or "mobilenet_v2". Depth 10 (one block a stage) is for
+            demonstrations.
+        shift: False leaves the shift out: frames meet in the mean of their scores only (TSN).
         shift_div: an n-th of the channels comes from the next frame and an n-th from the previous one.
+        non_local: kind of the non-local blocks behind five blocks of ResNet-50 (stage 2: 0, 2; stage 3: 0, 2, 4), None
+            for no such blocks.
+        temporal_pool: halve the number of frames behind the first stage of a ResNet.
         dropout: probability of dropping a feature in front of the linear layer.
         weights: "imagenet" starts from torchvision's ``IMAGENET1K_V1`` weights (what the published TSM models start
             from; downloaded once), None from random ones.
@@ -112,8 +155,11 @@ class TSM(nn.Module):
         num_classes: int,
         num_segments: int,
         *,
-        depth: int = 50,
+        depth: Depth = 50,
+        shift: bool = True,
         shift_div: int = 8,
+        non_local: PairwiseFunction | None = None,
+        temporal_pool: bool = False,
         dropout: float = 0.5,
         weights: Literal["imagenet"] | None = None,
     ) -> None:
@@ -123,25 +169,53 @@ class TSM(nn.Module):
                 f"TSM needs at least one class and one segment, found num_classes={num_classes}, "
                 f"num_segments={num_segments}."
             )
-        if depth not in _DEPTHS:
-            raise ValueError(f"TSM depth={depth} is not known. Allowed: {', '.join(map(str, _DEPTHS))}.")
+        if depth not in DEPTHS:
+            raise ValueError(f"TSM depth={depth!r} is not known. Allowed: {', '.join(map(str, DEPTHS))}.")
         if shift_div < 2:
             raise ValueError(
                 f"shift_div={shift_div}: C // shift_div channels come from the next frame and as many from the "
                 "previous one, and must fit into C. Allowed: 2 or more (published models: 8)."
+            )
+        if non_local not in (None, *get_args(PairwiseFunction)):
+            raise ValueError(
+                f"non_local={non_local!r} is not known. Allowed: None, {', '.join(get_args(PairwiseFunction))}."
+            )
+        if non_local is not None and depth != 50:
+            raise ValueError(
+                f"non_local={non_local!r} has its places in ResNet-50, found depth={depth!r}. Use depth=50."
+            )
+        if temporal_pool and (depth == "mobilenet_v2" or num_segments % 2):
+            raise ValueError(
+                f"temporal_pool halves the frames behind the first stage of a ResNet, found depth={depth!r} and "
+                f"num_segments={num_segments}. Allowed: a ResNet and an even number of segments."
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} is a probability. Allowed: 0 up to, not including, 1.")
         if weights not in (None, "imagenet"):
             raise ValueError(
                 f'weights={weights!r} is not known. Allowed: None and "imagenet". To start from a checkpoint, build '
-                "the model without weights and load its state dict."
+                "the model without weights and load its state dict (models.checkpoints)."
             )
         self.num_segments = num_segments
-        self.backbone = _resnet(depth, imagenet=weights == "imagenet")
-        _insert_shift(self.backbone, num_segments, shift_div=shift_div, every=2 if depth == 101 else 1)
-        num_features = self.backbone.fc.in_features
-        self.backbone.fc = nn.Identity()
+        self.num_scored_frames = num_segments // 2 if temporal_pool else num_segments
+        if depth == "mobilenet_v2":
+            self.backbone = _mobilenet_v2(imagenet=weights == "imagenet")
+            num_features = self.backbone.last_channel
+            self.backbone.classifier = nn.Identity()
+            if shift:
+                _shift_mobilenet(self.backbone, num_segments, shift_div=shift_div)
+        else:
+            self.backbone = _resnet(depth, imagenet=weights == "imagenet")
+            num_features = self.backbone.fc.in_features
+            self.backbone.fc = nn.Identity()
+            _adapt_resnet(
+                self.backbone,
+                num_segments,
+                shift_div=shift_div if shift else None,
+                every=2 if depth == 101 else 1,
+                non_local=non_local,
+                temporal_pool=temporal_pool,
+            )
         self.dropout = nn.Dropout(dropout)
         # The optimizer groups take the last linear layer for the classifier: register it last.
         self.fc = nn.Linear(num_features, num_classes)
@@ -173,7 +247,7 @@ class TSM(nn.Module):
             )
         features = self.backbone(clips.flatten(0, 1))
         scores: Tensor = self.fc(self.dropout(features))
-        return scores.view(-1, self.num_segments, scores.shape[-1]).mean(1)
+        return scores.unflatten(0, (-1, self.num_scored_frames)).mean(1)
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -236,11 +310,11 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
 
 
 def _resnet(depth: int, *, imagenet: bool) -> resnet.ResNet:
-    block, blocks, weights_name = _DEPTHS[depth]
+    block, blocks, weights_name = _RESNETS[depth]
     model = resnet.ResNet(block, blocks)
     if imagenet:
         if weights_name is None:
-            known = ", ".join(str(d) for d, (_, _, name) in _DEPTHS.items() if name)
+            known = ", ".join(str(depth) for depth in DEPTHS if depth not in _RESNETS or _RESNETS[depth][2])
             raise ValueError(
                 f"There are no ImageNet weights for depth={depth}. Allowed: weights=None, or depth {known}."
             )
@@ -249,11 +323,38 @@ def _resnet(depth: int, *, imagenet: bool) -> resnet.ResNet:
     return model
 
 
-def _insert_shift(model: resnet.ResNet, num_segments: int, *, shift_div: int, every: int) -> None:
-    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+def _mobilenet_v2(*, imagenet: bool) -> mobilenetv2.MobileNetV2:
+    model = mobilenetv2.MobileNetV2()
+    if imagenet:
+        weights = mobilenetv2.MobileNet_V2_Weights.IMAGENET1K_V1
+        model.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
+    return model
+
+
+def _adapt_resnet(
+    model: resnet.ResNet,
+    num_segments: int,
+    *,
+    shift_div: int | None,
+    every: int,
+    non_local: PairwiseFunction | None,
+    temporal_pool: bool,
+) -> None:
+    for number, stage in enumerate((model.layer1, model.layer2, model.layer3, model.layer4), start=1):
+        segments = num_segments // 2 if temporal_pool and number > 1 else num_segments
         for i, block in enumerate(stage):
-            if i % every == 0:
-                block.conv1 = TemporalShift(block.conv1, num_segments, shift_div=shift_div)
+            if shift_div is not None and i % every == 0:
+                block.conv1 = TemporalShift(block.conv1, segments, shift_div=shift_div)
+            if non_local is not None and i in _NON_LOCAL_PLACES.get(number, ()):
+                stage[i] = NonLocalBlock(block, NonLocal(block.bn3.num_features, segments, non_local))
+    if temporal_pool:
+        model.layer2 = TemporalPool(model.layer2, num_segments)
+
+
+def _shift_mobilenet(model: mobilenetv2.MobileNetV2, num_segments: int, *, shift_div: int) -> None:
+    for block in model.features:
+        if isinstance(block, mobilenetv2.InvertedResidual) and block.use_res_connect:
+            block.conv[0] = TemporalShift(block.conv[0], num_segments, shift_div=shift_div)
 
 
 def _modules_with_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

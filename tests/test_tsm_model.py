@@ -1,6 +1,7 @@
 """The TSM model: the shift, where it sits, the head, the optimizer groups."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torchvision.models import resnet
+from torchvision.models import mobilenetv2, resnet
 
-from models.tsm import TSM, TemporalShift, parameter_groups, temporal_shift
+from models.tsm import TSM, Depth, TemporalShift, _shift_for_export, parameter_groups, temporal_shift
 
 
 def _shift_restated(x: npt.NDArray[np.float32], num_segments: int, shift_div: int) -> npt.NDArray[np.float32]:
@@ -31,9 +32,9 @@ def _shift_restated(x: npt.NDArray[np.float32], num_segments: int, shift_div: in
 @settings(max_examples=60, deadline=None)
 @given(
     num_clips=st.integers(1, 3),
-    num_segments=st.integers(1, 6),
-    channels=st.integers(1, 21),
-    shift_div=st.sampled_from([2, 3, 4, 8, 16]),
+    num_segments=st.integers(1, 9),
+    channels=st.integers(1, 33),
+    shift_div=st.integers(2, 24),
     channels_last=st.booleans(),
 )
 def test_shift_moves_the_published_channels(
@@ -44,7 +45,10 @@ def test_shift_moves_the_published_channels(
     if channels_last:
         x = x.to(memory_format=torch.channels_last)
     shifted = temporal_shift(x, num_segments, shift_div=shift_div)
-    np.testing.assert_array_equal(shifted.numpy(), _shift_restated(values, num_segments, shift_div))
+    expected = _shift_restated(values, num_segments, shift_div)
+    np.testing.assert_array_equal(shifted.numpy(), expected)
+    exported = _shift_for_export(x, num_segments, channels // shift_div)
+    np.testing.assert_array_equal(exported.numpy(), expected)
     np.testing.assert_array_equal(x.numpy(), values)
     assert not channels_last or shifted.is_contiguous(memory_format=torch.channels_last)
 
@@ -79,6 +83,110 @@ def test_shift_compiles_without_graph_breaks() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 10},
+        pytest.param({"depth": 10, "temporal_pool": True}, marks=pytest.mark.slow),
+        pytest.param({"depth": "mobilenet_v2"}, marks=pytest.mark.slow),
+        pytest.param({"non_local": "embedded_gaussian"}, marks=pytest.mark.slow),
+    ],
+)
+def test_model_compiles_without_graph_breaks(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = TSM(5, 2, dropout=0.0, **options).eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    clips = torch.randn(2, 2, 3, 32, 32)
+    results = []
+    for function in (model, compiled):
+        model.zero_grad()
+        logits = function(clips)
+        logits.square().sum().backward()
+        results.append((logits.detach(), model.get_parameter("fc.weight").grad, _first_convolution(model).weight.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_compiled_code_gives_the_same_logits() -> None:
+    model = TSM(5, 4, depth=10).eval()
+    clips = torch.randn(2, 4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(clips), model(clips), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 10},
+        pytest.param({"depth": 10, "temporal_pool": True}, marks=pytest.mark.slow),
+        pytest.param({"depth": "mobilenet_v2"}, marks=pytest.mark.slow),
+        pytest.param({"non_local": "embedded_gaussian"}, marks=pytest.mark.slow),
+        pytest.param({"non_local": "gaussian"}, marks=pytest.mark.slow),
+        pytest.param({"non_local": "dot_product"}, marks=pytest.mark.slow),
+    ],
+)
+def test_onnx_gives_the_same_logits(options: dict[str, Any], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs onnx, onnxscript and onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")
+    torch.manual_seed(0)
+    model = TSM(5, 4, **options).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("nl.W.1.weight"):  # starts at 0, with which the block does nothing
+            nn.init.ones_(parameter)
+    file = tmp_path / "tsm.onnx"
+    torch.onnx.export(
+        model,
+        (torch.randn(2, 4, 3, 64, 64),),
+        file,
+        input_names=["clips"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+    )
+    session = onnxruntime.InferenceSession(file)
+    for batch in (1, 3):
+        # Faint, because gaussian blocks take the exponential of squared features: rounding must not grow with it.
+        clips = 0.1 * torch.randn(batch, 4, 3, 64, 64)
+        (logits,) = session.run(["logits"], {"clips": clips.numpy()})
+        expected = model(clips).detach().numpy()
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    operators = {node.op_type for node in onnx.load(file).graph.node}
+    assert not operators & {"ScatterND", "ScatterElements", "GatherND"}  # the shift stays slices
+
+
+def _first_convolution(model: nn.Module) -> nn.Conv2d:
+    return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 10},
+        {"depth": "mobilenet_v2"},
+        pytest.param({"non_local": "embedded_gaussian"}, marks=pytest.mark.slow),
+    ],
+)
+def test_channels_last_reaches_every_convolution(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = TSM(5, 2, **options).eval()
+    clips = torch.randn(1, 2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(clips)
+        model = model.to(memory_format=torch.channels_last)
+        wrong: list[str] = []
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d) and module is not _first_convolution(model):
+
+                def check(_module: nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
+                    if not inputs[0].is_contiguous(memory_format=torch.channels_last):
+                        wrong.append(name)
+
+                module.register_forward_pre_hook(check)
+        torch.testing.assert_close(model(clips), expected, rtol=1e-3, atol=1e-6)
+    assert not wrong
+
+
 def _shifted_blocks(model: TSM) -> list[list[int]]:
     stages = [model.backbone.layer1, model.backbone.layer2, model.backbone.layer3, model.backbone.layer4]
     return [[i for i, block in enumerate(stage) if isinstance(block.conv1, TemporalShift)] for stage in stages]
@@ -94,11 +202,45 @@ def _shifted_blocks(model: TSM) -> list[list[int]]:
         (101, [[0, 2], [0, 2], list(range(0, 23, 2)), [0, 2]]),
     ],
 )
-def test_which_blocks_are_shifted(depth: int, blocks: list[list[int]]) -> None:
+def test_which_blocks_are_shifted(depth: Depth, blocks: list[list[int]]) -> None:
     with torch.device("meta"):
         model = TSM(5, 4, depth=depth)
     assert _shifted_blocks(model) == blocks
     assert sum(isinstance(module, TemporalShift) for module in model.modules()) == sum(map(len, blocks))
+
+
+def test_which_blocks_of_mobilenet_are_shifted() -> None:
+    with torch.device("meta"):
+        model = TSM(5, 4, depth="mobilenet_v2")
+    found = [name for name, module in model.named_modules() if isinstance(module, TemporalShift)]
+    # the later blocks of the stages that have several: 24, 32, 64, 96 and 160 channels wide
+    assert found == [f"backbone.features.{i}.conv.0" for i in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)]
+
+
+@pytest.mark.parametrize("depth", [10, "mobilenet_v2"])
+def test_without_shift_frames_meet_in_the_mean_only(depth: Depth) -> None:
+    torch.manual_seed(0)
+    model = TSM(5, 3, depth=depth, shift=False).eval()
+    assert not any(isinstance(module, TemporalShift) for module in model.modules())
+    clips = torch.randn(2, 3, 3, 32, 32)
+    one = TSM(5, 1, depth=depth, shift=False).eval()
+    one.load_state_dict(model.state_dict())
+    frames = one(clips.flatten(0, 1)[:, None])
+    torch.testing.assert_close(model(clips), frames.view(2, 3, 5).mean(1))
+
+
+def test_temporal_pool_halves_the_frames_after_the_first_stage() -> None:
+    model = TSM(5, 6, depth=10, temporal_pool=True).eval()
+    backbone = model.backbone
+    assert [module.num_segments for module in model.modules() if isinstance(module, TemporalShift)] == [6, 3, 3, 3]
+    seen: dict[str, torch.Tensor] = {}
+    backbone.layer1.register_forward_hook(lambda _module, _inputs, output: seen.update(before=output))
+    backbone.layer2.net.register_forward_pre_hook(lambda _module, inputs: seen.update(after=inputs[0]))
+    assert model(torch.randn(2, 6, 3, 32, 32)).shape == (2, 5)
+    before = seen["before"].detach().numpy().reshape(2, 6, 64, 8, 8)
+    after = seen["after"].detach().numpy().reshape(2, 3, 64, 8, 8)
+    for t in range(3):
+        np.testing.assert_array_equal(after[:, t], before[:, max(0, 2 * t - 1) : 2 * t + 2].max(1))
 
 
 def test_only_the_residual_branch_is_shifted() -> None:
@@ -189,22 +331,30 @@ def test_head_initialisation() -> None:
     assert model.dropout.p == 0.5
 
 
-def test_imagenet_weights_come_from_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    published: Mapping[str, Any] = resnet.resnet18(weights=None).state_dict()
+@pytest.mark.parametrize("depth", [18, "mobilenet_v2"])
+def test_imagenet_weights_come_from_torchvision(depth: Depth, monkeypatch: pytest.MonkeyPatch) -> None:
+    mobile = depth == "mobilenet_v2"
+    network = mobilenetv2.mobilenet_v2(weights=None) if mobile else resnet.resnet18(weights=None)
+    enum = mobilenetv2.MobileNet_V2_Weights if mobile else resnet.ResNet18_Weights
+    published: Mapping[str, Any] = network.state_dict()
     asked: list[Any] = []
 
     def get_state_dict(self: Any, *_args: Any, **_kwargs: Any) -> Mapping[str, Any]:
         asked.append(self)
         return published
 
-    monkeypatch.setattr(resnet.ResNet18_Weights, "get_state_dict", get_state_dict)
-    model = TSM(7, 8, depth=18, weights="imagenet")
-    assert asked == [resnet.ResNet18_Weights.IMAGENET1K_V1]
-    state = {key.replace("conv1.net.", "conv1."): value for key, value in model.backbone.state_dict().items()}
-    assert state.keys() == published.keys() - {"fc.weight", "fc.bias"}
+    monkeypatch.setattr(enum, "get_state_dict", get_state_dict)
+    model = TSM(7, 8, depth=depth, weights="imagenet")
+    assert asked == [enum.IMAGENET1K_V1]
+    state = {key.replace(".net.", "."): value for key, value in model.backbone.state_dict().items()}
+    assert state.keys() == {key for key in published if not key.startswith(("fc.", "classifier."))}
     for key, value in state.items():
         assert torch.equal(value, published[key]), key
-    assert model.fc.weight.shape == (7, 512)
+    assert model.fc.weight.shape == (7, 1280 if mobile else 512)
+
+
+def test_batch_of_no_clips() -> None:
+    assert TSM(5, 4, depth=10).eval()(torch.empty(0, 4, 3, 32, 32)).shape == (0, 5)
 
 
 def test_number_of_segments_changes_no_parameter() -> None:
@@ -233,6 +383,8 @@ def test_wrong_clips_are_refused(shape: tuple[int, ...], match: str) -> None:
         ({"depth": 20}, "depth=20 is not known. Allowed: 10, 18, 34, 50, 101"),
         ({"depth": 10, "weights": "imagenet"}, "no ImageNet weights for depth=10"),
         ({"weights": "kinetics"}, "'kinetics' is not known"),
+        ({"num_segments": 7, "temporal_pool": True}, "temporal_pool halves .* num_segments=7. Allowed: a ResNet and"),
+        ({"depth": "mobilenet_v2", "temporal_pool": True}, "temporal_pool halves .* found depth='mobilenet_v2'"),
         ({"dropout": 1.0}, "dropout=1.0 is a probability"),
         ({"shift_div": 1}, "shift_div=1"),
         ({"num_classes": 0}, "num_classes=0"),
