@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from .annotations import Clips, read_annotations
     from .loader import ClipBatch, ClipLoader
     from .motion_index import MotionIndex, MotionRecorder
-    from .sampling import MotionGuided, Uniform
+    from .sampling import Dense, MotionGuided, Uniform
+    from .views import Views
 
 __version__ = "0.1.0"
 __all__ = [
     "ClipBatch",
     "ClipLoader",
     "Clips",
+    "Dense",
     "MotionGuided",
     "MotionIndex",
     "MotionRecorder",
     "Uniform",
+    "Views",
     "read_annotations",
 ]
 
@@ -30,10 +33,12 @@ _HOMES = {
     "ClipBatch": "loader",
     "ClipLoader": "loader",
     "Clips": "annotations",
+    "Dense": "sampling",
     "MotionGuided": "sampling",
     "MotionIndex": "motion_index",
     "MotionRecorder": "motion_index",
     "Uniform": "sampling",
+    "Views": "views",
     "read_annotations": "annotations",
 }
 

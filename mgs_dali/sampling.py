@@ -68,6 +68,74 @@ class Uniform:
         _check_count("num_segments", self.num_segments)
 
 
+@dataclass(frozen=True)
+class Dense:
+    """Sample evenly in one stretch of the video, as TSM does for its dense models on Kinetics: `dense_frames`.
+
+    Attributes:
+        num_segments: frames per clip, at least 1 and at most `span_frames`.
+        span_frames: length of the stretch in frames; 64 is the published value.
+    """
+
+    num_segments: int = 8
+    span_frames: int = 64
+
+    def __post_init__(self) -> None:
+        _check_span(self.num_segments, self.span_frames)
+
+
+def sampling_targets(
+    sampler: MotionGuided | Uniform | Dense, *, num_clips: int = 1, rng: np.random.Generator | None = None
+) -> Floats:
+    """Return where in a video the frames of its clips are taken, before anything is known of the video.
+
+    Args:
+        sampler: how frames are chosen.
+        num_clips: of the video, at least 1. For strata (motion-guided and uniform) the first clip has their centres and
+            the second their starts (mmaction2's ``twice_sample``), and there are no more. Dense clips start evenly
+            spread from the first to the last possible start; a single one in the middle.
+        rng: draw one clip at random instead (training).
+
+    Returns:
+        (num_clips * T,) float64 positions in [0, 1), clip after clip; for `Dense` (num_clips,) starts in [0, 1].
+
+    Raises:
+        ValueError: the sampler has no such number of clips.
+    """
+    assert rng is None or num_clips == 1
+    if isinstance(sampler, Dense):
+        if rng is not None:
+            return np.array([rng.random()])
+        return dense_starts(num_clips) if num_clips > 1 else np.array([0.5])
+    if rng is not None:
+        return segment_targets(sampler.num_segments, rng)
+    if num_clips not in (1, 2):
+        raise ValueError(
+            f"{num_clips} clips of a video asked for, but {type(sampler).__name__} has at most 2: the centres of the "
+            "strata and their starts. Use the sampler Dense, or other views."
+        )
+    clips = [segment_targets(sampler.num_segments), stratum_starts(sampler.num_segments)]
+    return np.concatenate(clips[:num_clips])
+
+
+def timed_frames(sampler: Uniform | Dense, num_frames: int, targets: npt.ArrayLike) -> Frames:
+    """Return the frames that a sampler which does not ask for motion takes at the targets of `sampling_targets`.
+
+    Args:
+        sampler: how frames are chosen.
+        num_frames: of the video, at least 1.
+        targets: as `sampling_targets` gives them.
+
+    Returns:
+        (num_clips * T,) int64 frames in ``[0, num_frames - 1]``, clip after clip.
+    """
+    if isinstance(sampler, Uniform):
+        return uniform_frames(num_frames, targets)
+    starts = np.asarray(targets, np.float64).tolist()
+    clips = [dense_frames(num_frames, sampler.num_segments, x, span_frames=sampler.span_frames) for x in starts]
+    return np.concatenate(clips)
+
+
 def segment_targets(num_segments: int, rng: np.random.Generator | None = None) -> Floats:
     """Return one target in each of the `num_segments` equal strata of (0, 1).
 
@@ -236,13 +304,7 @@ def dense_frames(num_frames: int, num_segments: int, start: float, *, span_frame
         (T,) int64 frames in ``[0, num_frames - 1]``; not sorted where the span wraps around.
     """
     num_frames = _check_count("num_frames", num_frames)
-    num_segments = _check_count("num_segments", num_segments)
-    span_frames = _check_count("span_frames", span_frames)
-    if span_frames < num_segments:
-        raise ValueError(
-            f"span_frames must be at least num_segments ({num_segments}), found {span_frames}: "
-            "the stride would be 0 and every frame the same."
-        )
+    num_segments, span_frames = _check_span(num_segments, span_frames)
     if not 0 <= start <= 1:
         raise ValueError(f"start must be in [0, 1], found {start!r}.")
     last_start = max(0, num_frames - span_frames)
@@ -269,6 +331,17 @@ def _check_count(name: str, value: int) -> int:
     if count < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}.")
     return count
+
+
+def _check_span(num_segments: int, span_frames: int) -> tuple[int, int]:
+    num_segments = _check_count("num_segments", num_segments)
+    span_frames = _check_count("span_frames", span_frames)
+    if span_frames < num_segments:
+        raise ValueError(
+            f"span_frames must be at least num_segments ({num_segments}), found {span_frames}: "
+            "the stride would be 0 and every frame the same."
+        )
+    return num_segments, span_frames
 
 
 def _check_smoothing(mu: float, floor: float) -> None:

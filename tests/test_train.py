@@ -87,7 +87,7 @@ def test_a_recipe_survives_its_own_file(tmp_path: Path) -> None:
     [
         ("epoch: 3\n", r"my\.yaml: unknown key 'epoch'. Did you mean epochs\? Allowed: train_list, "),
         ("epochs: many\n", r"my\.yaml: epochs must be int, found many"),
-        ("sampler: random\n", r"my\.yaml: sampler must be one of 'motion', 'uniform', found random"),
+        ("sampler: random\n", r"my\.yaml: sampler must be one of 'motion', 'uniform', 'dense', found random"),
         ("num_workers: 1.5\n", r"my\.yaml: num_workers must be int \| null, found 1\.5"),
         ("dropout: 1.0\n", r"my\.yaml, with the flags given: dropout \(1\.0\) must be at least 0 and below 1"),
         ("mu: -1\n", r"my\.yaml, with the flags given: mu must be a finite number of at least 0"),

@@ -15,7 +15,8 @@ from .recipe import Recipe
 __all__ = ["Checkpoint", "check_same_run", "read_checkpoint", "save_checkpoint"]
 
 MAY_CHANGE = {
-    "train_list", "val_list", "root", "class_names", "epochs", "num_workers", "validate_every", "checkpoint_every_steps"
+    "train_list", "val_list", "root", "class_names", "epochs", "num_workers", "validate_every",
+    "checkpoint_every_steps", "protocol", "average"
 }  # fmt: skip
 """Fields of the recipe that may be others when a run goes on: files may have moved, and the run may be made longer."""
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
-from mgs_dali.sampling import MotionGuided, Uniform
+from mgs_dali.sampling import Dense, MotionGuided, Uniform
 
 __all__ = ["RECIPES", "Recipe", "did_you_mean", "field_docs", "find_recipe"]
 
@@ -45,8 +45,9 @@ class Recipe:
     """Lines of the frame folders' lists are `folder offset total_frames label`."""
 
     # sampling
-    sampler: Literal["motion", "uniform"] = "motion"
-    """How frames are chosen: by the motion of the video (MGSampler) or evenly in time (TSN, TSM)."""
+    sampler: Literal["motion", "uniform", "dense"] = "motion"
+    """How frames are chosen: by the motion of the video (MGSampler), evenly in time (TSN, TSM), or evenly in one
+    stretch of it (TSM dense)."""
     num_segments: int = 8
     """Frames of a clip."""
     mu: float = 0.5
@@ -58,12 +59,29 @@ class Recipe:
     measure: Literal["pixel", "packet"] = "pixel"
     """Motion-guided, without a motion index: pixel differences, which decode whole videos, or the sizes of compressed
     frames, for which nothing is decoded."""
+    span_frames: int = 64
+    """Dense: frames of the stretch."""
     size: int = 224
     """Side of the square clips in pixels. The short side of a video counts as 256/224 of it when crops are chosen."""
+    train_crop: Literal["multi_scale", "random_resized"] = "multi_scale"
+    """Crops to train on: MultiScaleCrop of TSN and TSM, or RandomResizedCrop as mmaction2 has it for Jester."""
+    rand_augment: tuple[int, int] | None = None
+    """RandAugment of training clips: how many operations and how strong, 0 to 30. mmaction2's (2 at 9 of 10) is
+    [2, 27]."""
     flip_probability: float = 0.0
     """Probability of mirroring a training clip, left to right. 0 where directions are classes (Something-Something)."""
     flip_label_map: dict[int, int] | None = None
     """Labels that change when a clip is mirrored, such as {86: 87, 87: 86}."""
+
+    # evaluation
+    protocol: Literal["efficient", "efficient_full", "accurate", "ten_crop", "dense", "dense_three", "dense_ten"] = (
+        "efficient"
+    )
+    """Views of a clip that --eval takes, here for size 224. efficient: 1 clip, centre crop of 224. efficient_full: 1,
+    centre of 256. accurate: 2, ThreeCrop of 256. ten_crop: 1, TenCrop of 224. dense: 10, centre of 224; dense_three and
+    dense_ten: 10, ThreeCrop or TenCrop. Validation while training is efficient."""
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What the scores of several views are the mean of: probabilities as in mmaction2, or logits as in the TSM code."""
 
     # model
     depth: Literal[10, 18, 34, 50, 101] = 50
@@ -130,11 +148,17 @@ class Recipe:
         _check(self.grad_clip is None or self.grad_clip > 0, "grad_clip", self.grad_clip, "above 0, or null")
         if self.flip_label_map and self.flip_probability == 0:
             raise ValueError("flip_label_map is given but flip_probability is 0: nothing is mirrored. Set both.")
+        if self.rand_augment is not None:
+            num_operations, strength = self.rand_augment
+            allowed = num_operations >= 1 and 0 <= strength <= 30
+            _check(allowed, "rand_augment", list(self.rand_augment), "[operations, strength]: at least 1, and 0 to 30")
         _ = self.frame_sampler  # checks its own
 
     @property
-    def frame_sampler(self) -> MotionGuided | Uniform:
+    def frame_sampler(self) -> MotionGuided | Uniform | Dense:
         """How the loader chooses frames."""
+        if self.sampler == "dense":
+            return Dense(self.num_segments, span_frames=self.span_frames)
         if self.sampler == "uniform":
             return Uniform(self.num_segments)
         return MotionGuided(self.num_segments, mu=self.mu, floor=self.floor, pick=self.pick, measure=self.measure)
