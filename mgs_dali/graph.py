@@ -11,6 +11,7 @@ Only native operators: no Python runs while the pipeline does.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy as np
 
 try:
     from nvidia.dali import fn, math, types
+    from nvidia.dali.auto_aug.core import select, signed_bin
+    from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
     from nvidia.dali.data_node import DataNode
 except ImportError as error:
     raise ModuleNotFoundError(
@@ -28,6 +31,7 @@ except ImportError as error:
 
 from .libraries import load_cuda_libraries
 from .motion import WORKING_SIDE_PIXELS
+from .rand_augment import MAX_STRENGTH, OPERATIONS, RandAugment
 from .sampling import MotionGuided
 
 __all__ = [
@@ -38,6 +42,7 @@ __all__ = [
     "decode_video",
     "guided_frames",
     "motion_curve",
+    "rand_augment",
     "spread_frames",
     "take_frames",
 ]
@@ -212,17 +217,20 @@ def augment(
     size: int,
     crop: DataNode | None = None,
     flip: DataNode | int = 0,
+    operations: DataNode | None = None,
+    randomly: RandAugment | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     dtype: types.DALIDataType = types.FLOAT,
 ) -> DataNode:
-    """Crop, resize once, flip and normalise a clip, alike in all its frames.
+    """Crop, resize once, augment, flip and normalise a clip, alike in all its frames.
 
     Args:
         clip: (T, H, W, 3) uint8, layout FHWC, on the CPU or the GPU.
         size: side of the square result in pixels. Linear resize, with antialiasing where it shrinks.
         crop: (4,) int32 on the CPU: x, y, width, height in pixels; the whole frame by default.
         flip: () int32 on the CPU, or a number: 1 mirrors left and right.
+        operations, randomly: apply :func:`rand_augment` to the resized clip.
         mean, std: of each channel, on the 0 to 1 scale; ImageNet's by default.
         dtype: FLOAT or FLOAT16.
 
@@ -232,6 +240,9 @@ def augment(
     if crop is not None:
         clip = fn.slice(clip, crop[:2], crop[2:], axis_names="WH")
     clip = fn.resize(clip, size=(size, size), interp_type=types.INTERP_LINEAR)
+    if randomly is not None:
+        assert operations is not None
+        clip = rand_augment(clip, operations, randomly, size=size)
     return fn.crop_mirror_normalize(
         clip,
         mirror=flip,
@@ -240,6 +251,37 @@ def augment(
         dtype=dtype,
         output_layout="FCHW",
     )
+
+
+def rand_augment(clip: DataNode, operations: DataNode, randomly: RandAugment, *, size: int) -> DataNode:
+    """RandAugment with operations that were drawn outside: DALI's suite of operations, alike in all frames of a clip.
+
+    For pipelines with ``enable_conditionals=True``.
+
+    Args:
+        clip: (T, size, size, 3) uint8, layout FHWC, on the CPU or the GPU.
+        operations: (num_operations, 2) int32 on the CPU, from :func:`mgs_dali.rand_augment.draw_operations`.
+        randomly: how many operations, and how strong.
+        size: side of the frames in pixels: translations go up to 100/224 of it.
+
+    Returns:
+        (T, size, size, 3) uint8 on the clip's device. What comes in from outside of a frame is grey (128).
+    """
+    by_name = {operation.name: operation for operation in get_rand_augment_suite(use_shape=True)}
+    suite = [by_name[name] for name in OPERATIONS]
+    with warnings.catch_warnings(record=True):  # DALI 2.4 warns of operators in its own suite, whatever filters say
+        for place in range(randomly.num_operations):
+            strength = signed_bin(randomly.strength, random_sign=operations[place, 1])
+            clip = select(
+                suite,
+                operations[place, 0],
+                data=clip,
+                magnitude_bin=strength,
+                num_magnitude_bins=MAX_STRENGTH + 1,
+                shape=(size, size),
+                fill_value=128,
+            )
+    return clip
 
 
 def _running_sum(values: DataNode) -> DataNode:

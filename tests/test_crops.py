@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgs_dali.crops import Box, centre_crop, multi_scale_crop
+from mgs_dali.crops import Box, centre_crop, multi_scale_crop, random_resized_crop, short_side, ten_crop, three_crop
 
 lengths = st.integers(1, 4000)
 seeds = st.integers(0, 2**32)
@@ -89,11 +89,84 @@ def test_worked_examples() -> None:
     assert centre_crop(1, 1) == (0, 0, 1, 1)
 
 
+# Frame -> width and height, and places of ThreeCrop(256) and TenCrop(224), worked out by hand: the frame with its short
+# side at 256, the published offset there, and back (times 15/16 for 240 lines, 25/64 for 100).
+THREE = {
+    (256, 256): ((256, 256), [(0, 0), (0, 0), (0, 0)]),
+    (340, 256): ((256, 256), [(0, 0), (84, 0), (42, 0)]),  # a step of (340 - 256) // 2 = 42
+    (341, 256): ((256, 256), [(0, 0), (84, 0), (42, 0)]),  # the last column is not reached, as published
+    (256, 340): ((256, 256), [(0, 0), (0, 84), (0, 42)]),
+    (320, 240): ((240, 240), [(0, 0), (79, 0), (39, 0)]),  # 341 x 256: 84 and 42 of 341 are 78.8 and 39.4 of 320
+    (176, 100): ((100, 100), [(0, 0), (76, 0), (38, 0)]),  # 451 x 256: 194 and 97 of 451 are 75.7 and 37.9 of 176
+    (1920, 1080): ((1080, 1080), [(0, 0), (836, 0), (418, 0)]),  # 455 x 256: 198 and 99 of 455 are 835.5 and 417.8
+}
+TEN = {
+    (256, 256): ((224, 224), [(0, 0), (32, 0), (0, 32), (32, 32), (16, 16)]),
+    (340, 256): ((224, 224), [(0, 0), (116, 0), (0, 32), (116, 32), (58, 16)]),  # a step of 116 // 4 = 29
+    (343, 256): ((224, 224), [(0, 0), (116, 0), (0, 32), (116, 32), (58, 16)]),  # 119 // 4 is 29, too
+    (256, 340): ((224, 224), [(0, 0), (32, 0), (0, 116), (32, 116), (16, 58)]),
+    (320, 240): ((210, 210), [(0, 0), (109, 0), (0, 30), (109, 30), (54, 15)]),
+    (176, 100): ((87, 88), [(0, 0), (87, 0), (0, 12), (87, 12), (44, 6)]),  # 112 of 451 is 43.7; 12.5 would leave 87
+}
+
+
+@pytest.mark.parametrize(("width", "height"), THREE)
+def test_three_crop_by_hand(width: int, height: int) -> None:
+    sides, places = THREE[width, height]
+    assert three_crop(width, height) == [(*place, *sides) for place in places]
+
+
+@pytest.mark.parametrize(("width", "height"), TEN)
+def test_ten_crop_by_hand(width: int, height: int) -> None:
+    sides, places = TEN[width, height]
+    boxes = ten_crop(width, height)
+    assert boxes[0::2] == boxes[1::2] == [(*place, *sides) for place in places]
+
+
+def test_the_centre_of_ten_is_the_centre_crop() -> None:
+    """Where the free space is a multiple of 4, as it is not for 343 x 256: 59 of (343 - 224) // 2, and 2 * 29."""
+    assert ten_crop(340, 256)[8] == centre_crop(340, 256)
+    assert (ten_crop(343, 256)[8][0], centre_crop(343, 256)[0]) == (58, 59)
+
+
+def test_short_sides() -> None:
+    assert [short_side(size) for size in (224, 112, 64, 32, 1)] == [256, 128, 73, 37, 1]
+
+
+def test_random_resized_crops_are_drawn_as_published() -> None:
+    rng = np.random.default_rng(1)
+    x, y, w, h = np.array([random_resized_crop(1200, 1000, rng) for _ in range(20_000)]).T
+    aspect, area = np.log(w / h) / np.log(4 / 3), w * h / 1.2e6
+    assert np.abs(aspect).max() <= 1.02
+    assert 0.079 < area.min() < 0.085
+    assert 0.95 < area.max() <= 1
+    # A crop of up to 0.6 of the frame fits at any aspect ratio: these are even.
+    small = area <= 0.6
+    steps = np.linspace(0.05, 0.95, 10)
+    assert np.abs(np.quantile(area[small], steps) - (0.08 + 0.52 * steps)).max() < 0.015
+    assert np.abs(np.quantile(aspect[small], steps) - (2 * steps - 1)).max() < 0.05
+    for place, free in ((x, 1200 - w), (y, 1000 - h)):
+        assert np.abs(np.quantile((place / np.maximum(free, 1))[small], steps) - steps).max() < 0.02
+        assert (place == 0).any()
+        assert (place[free > 9] == free[free > 9]).any()
+
+
+def test_a_random_resized_crop_that_never_fits_is_the_square_in_the_middle() -> None:
+    # The least area is 0.08 of 10,000: at 3:4 that is 24 pixels wide and 33 high.
+    for seed in range(50):
+        assert random_resized_crop(1000, 10, np.random.default_rng(seed)) == (495, 0, 10, 10)
+        assert random_resized_crop(10, 1000, np.random.default_rng(seed)) == (0, 495, 10, 10)
+    assert random_resized_crop(1, 1, np.random.default_rng(0)) == (0, 0, 1, 1)
+
+
 @given(lengths, lengths, seeds, sizes)
 def test_always_inside_the_frame(width: int, height: int, seed: int, size: int) -> None:
     for x, y, w, h in (
         multi_scale_crop(width, height, np.random.default_rng(seed), size=size),
         centre_crop(width, height, size=size),
+        random_resized_crop(width, height, np.random.default_rng(seed)),
+        *three_crop(width, height, size=size),
+        *ten_crop(width, height, size=size),
     ):
         assert all(type(value) is int for value in (x, y, w, h))
         assert x >= 0
@@ -134,3 +207,7 @@ def test_impossible_sizes(width: int, height: int, size: int, name: str) -> None
         centre_crop(width, height, size=size)
     with pytest.raises(ValueError, match=f"{name} must be at least 1 pixel"):
         multi_scale_crop(width, height, np.random.default_rng(0), size=size)
+    with pytest.raises(ValueError, match=f"{name} must be at least 1 pixel"):
+        ten_crop(width, height, size=size)
+    with pytest.raises(ValueError, match=f"{name} must be at least 1 pixel"):
+        three_crop(width, height, size=size)
