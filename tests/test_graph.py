@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from conftest import NUM_FRAMES, decode_all, encode, kind, moving_disc
 from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from PIL import Image
 
 from mgs_dali import graph
 from mgs_dali.motion import pixel_motion
 from mgs_dali.packets import open_video
+from mgs_dali.rand_augment import OPERATIONS, RandAugment, draw_operations
 from mgs_dali.sampling import motion_guided_frames, segment_targets, uniform_frames
 from mgs_dali.video import decode
 
@@ -26,7 +28,7 @@ Arrays = Sequence[np.ndarray]
 def run(operators: Callable[..., Any], *inputs: Arrays, layouts: Sequence[str] = ()) -> list[list[np.ndarray]]:
     """Run operators once on the CPU, on one batch: an argument each a list of arrays, a sample each."""
 
-    @pipeline_def(batch_size=len(inputs[0]), num_threads=2, device_id=None, exec_dynamic=True)
+    @pipeline_def(batch_size=len(inputs[0]), num_threads=2, device_id=None, exec_dynamic=True, enable_conditionals=True)
     def pipeline() -> Any:
         nodes = [
             fn.external_source([list(batch)], batch=True, cycle="raise", layout=(*layouts, *[""] * len(inputs))[place])
@@ -354,3 +356,99 @@ def test_a_pipeline_of_ones_own(videos: dict[str, Path]) -> None:
         assert picks.tolist() == (2 * motion_guided_frames(curve, targets[0], pick="inverse")).tolist()
         assert np.isfinite(clip).all()
     assert (np.array(frames) % 2 == 0).all()
+
+
+# --- RandAugment ----------------------------------------------------------------------------------------------------
+
+
+def augmented(clips: Arrays, operations: Sequence[Sequence[tuple[str, int]]], *, strength: int) -> Arrays:
+    """Clips after these operations, each a name and whether it is negated."""
+    randomly = RandAugment(len(operations[0]), strength)
+    drawn = [np.array([(OPERATIONS.index(name), sign) for name, sign in row], np.int32) for row in operations]
+    size = clips[0].shape[1]
+    (found,) = run(
+        lambda clip, row: graph.rand_augment(clip, row, randomly, size=size), clips, drawn, layouts=("FHWC",)
+    )
+    return found
+
+
+def test_operations_by_hand() -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (3, 56, 56, 3)).astype(np.uint8)
+    names = ["identity", "posterize", "solarize", "brightness", "translate_x", "translate_y", "translate_x"]
+    signs = [0, 0, 0, 1, 0, 1, 1]
+    operations = [[pair] for pair in zip(names, signs, strict=True)]
+    same, posterized, solarized, darker, right, up, left = augmented([clip] * 7, operations, strength=30)
+    np.testing.assert_array_equal(same, clip)
+    np.testing.assert_array_equal(posterized, clip & 0xF0)  # 4 bits are left
+    np.testing.assert_array_equal(solarized, 255 - clip)  # from brightness 0 on
+    assert np.abs(darker - 0.1 * clip).max() <= 1
+    # 100/224 of 56 pixels are 25.
+    np.testing.assert_array_equal(right[:, :, 25:], clip[:, :, :-25])
+    np.testing.assert_array_equal(left[:, :, :-25], clip[:, :, 25:])
+    np.testing.assert_array_equal(up[:, :-25], clip[:, 25:])
+    assert (right[:, :, :25] == 128).all()
+    assert (up[:, -25:] == 128).all()
+
+
+def test_strength_is_a_matter_of_degree() -> None:
+    clip = np.full((1, 8, 8, 3), 100, np.uint8)
+    for strength, brightness in ((0, 100), (10, 130), (20, 160), (30, 190)):
+        (found,) = augmented([clip], [[("brightness", 0)]], strength=strength)
+        assert np.abs(found.astype(int) - brightness).max() <= 1
+
+
+def test_operations_follow_each_other() -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    one, other = augmented(
+        [clip] * 2, [[("posterize", 0), ("solarize", 0)], [("solarize", 0), ("posterize", 0)]], strength=30
+    )
+    np.testing.assert_array_equal(one, 255 - (clip & 0xF0))
+    np.testing.assert_array_equal(other, (255 - clip) & 0xF0)
+
+
+def test_every_operation_treats_all_frames_alike_and_only_its_own_clip() -> None:
+    frame = next(moving_disc(1, width=56, height=56))
+    clip = np.stack([frame] * 4)
+    operations = [[(name, sign), ("identity", 0)] for name in OPERATIONS for sign in (0, 1)]
+    together = augmented([clip] * len(operations), operations, strength=15)
+    for found, operation in zip(together, operations, strict=True):
+        assert kind(found) == ("uint8", (4, 56, 56, 3))
+        assert (found == found[:1]).all(), operation
+    alone = augmented([clip], [operations[9]], strength=15)
+    np.testing.assert_array_equal(alone[0], together[9])
+    changed = [not np.array_equal(found, clip) for found in together]
+    assert [operation[0][0] for operation, differs in zip(operations, changed, strict=True) if not differs] == [
+        "identity", "identity",
+    ]  # fmt: skip
+
+
+def test_augment_applies_operations_between_resize_and_flip() -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (2, 56, 56, 3)).astype(np.uint8)
+    operations = np.array([[OPERATIONS.index("translate_x"), 0]], np.int32)
+    (found,) = run(
+        lambda pixels, row: graph.augment(
+            pixels, size=56, flip=1, operations=row, randomly=RandAugment(1, 30), mean=[0] * 3, std=[1 / 255] * 3
+        ),
+        [clip],
+        [operations],
+        layouts=("FHWC",),
+    )
+    np.testing.assert_allclose(found[0].transpose(0, 2, 3, 1)[:, :, :31], clip[:, :, 30::-1], atol=0.01)
+    np.testing.assert_allclose(found[0][..., 31:], 128, atol=0.01)
+
+
+def test_draws_of_operations() -> None:
+    drawn = draw_operations(10_000, np.random.default_rng(0))
+    assert kind(drawn) == ("int32", (10_000, 2))
+    assert np.abs(np.bincount(drawn[:, 0], minlength=14) / 10_000 - 1 / 14).max() < 0.01
+    assert abs(drawn[:, 1].mean() - 0.5) < 0.02
+    np.testing.assert_array_equal(drawn, draw_operations(10_000, np.random.default_rng(0)))
+    assert set(OPERATIONS) == {operation.name for operation in get_rand_augment_suite()}
+
+
+@pytest.mark.parametrize("values", [(0, 9), (2, -1), (2, 31), (2, 1.5)])
+def test_rand_augment_that_is_not_allowed(values: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"rand_augment \(\[.*\]\) must be \[operations, strength\]: at least 1, and 0"
+    ):
+        RandAugment(*values).check()

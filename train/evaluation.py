@@ -194,8 +194,8 @@ class ClipScores:
             first = int(bad.argmax())
             raise ValueError(
                 f"the model gives {scores[first][~np.isfinite(scores[first])][0]} for {clips.file(first)} "
-                f"({clips.where(first)}), and no numbers for {bad.sum() - 1} other clips. Its training diverged; take an "
-                "earlier checkpoint."
+                f"({clips.where(first)}), and no numbers for {bad.sum() - 1} other clips. Its training diverged; "
+                "take an earlier checkpoint."
             )
         paths = np.array(clips.paths)
         return cls(paths, clips.first_frames, clips.labels, scores, np.array(protocol), np.array(average))
