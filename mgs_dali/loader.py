@@ -20,14 +20,16 @@ from . import nvdec
 from .annotations import Clips
 from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan
-from .sampling import MotionGuided, Uniform
+from .rand_augment import RandAugment
+from .sampling import Dense, MotionGuided, Uniform
 from .source import EncodedSource, HostSource, PictureSource, Plan, load_sample, num_parts_for, part_of
+from .views import ONE_VIEW, Views
 from .workers import WorkerWatch, interrupt_later, workers_follow
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
-__all__ = ["ROUTES", "ClipBatch", "ClipLoader", "Position", "default_num_workers"]
+__all__ = ["ROUTES", "ClipBatch", "ClipLoader", "Position", "batch_of_views", "default_num_workers"]
 
 ROUTES = ("gpu", "gpu-sparse", "host", "host-sparse", "rawframes")
 DECODER_THREADS = 8
@@ -40,7 +42,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ClipBatch:
-    """One batch of clips, with which frames of which samples they are."""
+    """One batch of clips, with which frames of which samples they are.
+
+    For evaluation with several views of a video, each view is a row of its own, and those of one video follow each
+    other in the order of :class:`mgs_dali.Views`: B is the batch size times the number of views.
+    """
 
     clips: torch.Tensor
     """(B, T, 3, H, W) float32, RGB, normalised with ImageNet's mean and standard deviation."""
@@ -67,6 +73,39 @@ class ClipBatch:
             f"ClipBatch(clips={shape} {self.clips.dtype} on {self.clips.device}, "
             f"samples={self.samples.tolist()}, valid={int(self.valid.sum())} of {len(self)})"
         )
+
+
+def batch_of_views(
+    plan: Plan,
+    samples: np.ndarray,
+    valid: np.ndarray,
+    *,
+    clips: torch.Tensor,
+    frames: torch.Tensor,
+    flips: torch.Tensor,
+    device: torch.device,
+) -> ClipBatch:
+    """Make a batch with a row for each view.
+
+    Args:
+        plan: what was loaded.
+        samples, valid: (B,) of the batch.
+        clips: (B, num_crops, num_clips * T, 3, H, W) in any grouping of the dimensions before the last three.
+        frames: (B, num_clips * T) int64.
+        flips: (B, num_crops), true for crops that are mirrored.
+        device: for labels and valid.
+    """
+    num_segments, views = plan.sampler.num_segments, plan.views
+    frames = frames.reshape(len(samples), 1, views.num_clips, num_segments).expand(-1, views.num_crops, -1, -1)
+    # Views that are mirrored keep their labels: only a training clip changes its own.
+    labels = plan.labels(samples, flips[:, 0].numpy().astype(bool) & plan.training)
+    return ClipBatch(
+        clips=clips.reshape(-1, num_segments, *clips.shape[-3:]),
+        labels=torch.from_numpy(np.repeat(labels, len(views), axis=0)).to(device),
+        frames=frames.reshape(-1, num_segments),
+        samples=torch.from_numpy(np.repeat(samples, len(views))),
+        valid=torch.from_numpy(np.repeat(valid, len(views))).to(device),
+    )
 
 
 class Position:
@@ -122,10 +161,10 @@ class ClipLoader:
 
     Args:
         clips: the annotation table, from :func:`mgs_dali.read_annotations`.
-        sampler: how frames are chosen: ``MotionGuided(...)`` or ``Uniform(...)``.
-        batch_size: clips in a batch of this process.
-        training: shuffle, and draw frames, crops (MultiScaleCrop) and flips at random. Otherwise list order, the
-            centre of each segment, and centre crops.
+        sampler: how frames are chosen: ``MotionGuided(...)``, ``Uniform(...)`` or ``Dense(...)``.
+        batch_size: videos in a batch of this process.
+        training: shuffle, and draw frames, crops and flips at random. Otherwise list order, and of each video what
+            ``views`` says.
         size: side of the square clips in pixels.
         seed: of order and draws.
         route: who decodes: "gpu" (NVDEC whole videos; motion, picks and crops on the GPU), "gpu-sparse" (NVDEC, only
@@ -143,6 +182,11 @@ class ClipLoader:
         motion_index: motion curves from ``mgs-dali index``: with them motion-guided frames are known before decoding.
             With a :class:`mgs_dali.MotionRecorder` the curves are recorded as the loader measures them, and used from
             the epoch on in which it has those of all clips.
+        train_crop: crops to train on: "multi_scale" (MultiScaleCrop of TSN and TSM) or "random_resized".
+        rand_augment: (operations, strength) of RandAugment for training clips, see
+            :class:`mgs_dali.rand_augment.RandAugment`.
+        views: what is seen of each video in evaluation: the centres of its segments in a centre crop by default. A
+            batch has ``batch_size * len(views)`` rows.
         dtype: of the clips: ``torch.float32``, ``torch.float16`` or ``torch.bfloat16``.
         memory_limit_gib: what the decoded videos of the routes that decode in the graph may take. A batch is decoded in
             parts to stay below, and a video that does not fit is decoded on the CPU. A quarter of the device's free
@@ -168,7 +212,7 @@ class ClipLoader:
         self,
         clips: Clips,
         *,
-        sampler: MotionGuided | Uniform,
+        sampler: MotionGuided | Uniform | Dense,
         batch_size: int,
         training: bool,
         size: int = 224,
@@ -181,6 +225,9 @@ class ClipLoader:
         flip_probability: float = 0.0,
         flip_label_map: Mapping[int, int] | None = None,
         motion_index: MotionIndex | MotionRecorder | None = None,
+        train_crop: str = "multi_scale",
+        rand_augment: tuple[int, int] | None = None,
+        views: Views = ONE_VIEW,
         dtype: torch.dtype = torch.float32,
         memory_limit_gib: float | None = None,
     ) -> None:
@@ -199,6 +246,9 @@ class ClipLoader:
             flip_label_map=flip_label_map,
             motion_index=motion_index,
             index_is_whole=not isinstance(motion_index, MotionRecorder),
+            train_crop=train_crop,
+            rand_augment=None if rand_augment is None else RandAugment(*rand_augment),
+            views=views,
         )
         if isinstance(motion_index, MotionIndex):
             motion_index.check_covers(clips)
@@ -277,9 +327,9 @@ class ClipLoader:
     def _take_route(self) -> None:
         route, device = self._asked
         sampler, index = self.plan.sampler, self.plan.motion_index
-        picks_known = isinstance(sampler, Uniform) or sampler.measure == "packet" or index is not None
+        picks_known = not isinstance(sampler, MotionGuided) or sampler.measure == "packet" or index is not None
         recorded = ""
-        if self._recorder is not None and not isinstance(sampler, Uniform):
+        if self._recorder is not None and isinstance(sampler, MotionGuided):
             picks_known = all(path in self._recorder for path in self.plan.clips.paths)
             recorded = "; motion curves are there" if picks_known else "; motion curves are being recorded"
         self.route, reason, self._refusal = _choose_route(
@@ -312,14 +362,7 @@ class ClipLoader:
         )
         more_epochs, next_iteration = divmod(iteration + 1, len(self))
         self._pipeline_at = (epoch + more_epochs, next_iteration)
-        labels = self.plan.labels(samples, flips.numpy().astype(bool))
-        return ClipBatch(
-            clips=clips,
-            labels=torch.from_numpy(labels).to(self.device),
-            frames=frames,
-            samples=torch.from_numpy(samples),
-            valid=torch.from_numpy(valid).to(self.device),
-        )
+        return batch_of_views(self.plan, samples, valid, clips=clips, frames=frames, flips=flips, device=self.device)
 
     def _run_part(self, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Clips, frames and flips of the pipeline's next run, which is of these samples."""
@@ -337,7 +380,7 @@ class ClipLoader:
                 self._find_damaged_picture()
             names = "".join(f"\n  {self.plan.name(sample)}" for sample in samples.tolist())
             raise ValueError(f"DALI failed on one of these videos or of the next batch:{names}\n{error}") from error
-        rows_a_clip = self.plan.sampler.num_segments if self.route == "rawframes" else 1
+        rows_a_clip = self.plan.num_picks if self.route == "rawframes" else 1
         for sample, row in zip(samples.tolist(), itertools.count(step=rows_a_clip)):
             if text := _text(errors.at(row)):
                 self.close()
@@ -352,9 +395,10 @@ class ClipLoader:
         pixels = from_dlpack(clips.as_tensor()).to(self.dtype)
         picks, flipped = from_dlpack(frames.as_tensor()), from_dlpack(flips.as_tensor())
         if self.route == "rawframes":
-            pixels = pixels.view(len(samples), rows_a_clip, *pixels.shape[2:])
+            pixels = pixels.view(len(samples), rows_a_clip, -1, *pixels.shape[-3:])
             picks, flipped = picks[::rows_a_clip], flipped[::rows_a_clip]
             _fill_repeated(pixels, picks)
+            pixels = pixels.transpose(1, 2)  # crop by crop, as the other routes give them
         return pixels, picks, flipped
 
     def _find_damaged_picture(self) -> None:
@@ -384,11 +428,13 @@ class ClipLoader:
         limit_bytes = int((self._memory_limit_gib or _free_gib(self.device) / 4) * 2**30)
         self._num_parts = num_parts_for(plan, limit_bytes=limit_bytes) if self.route == "gpu" else 1
         common: dict[str, Any] = {
-            "size": plan.size,
+            "size": plan.side,
             "device": "gpu" if on_gpu else "cpu",
             "dtype": types.FLOAT if self.dtype == torch.float32 else types.FLOAT16,
             # A worker makes a whole batch, so there must be as many batches under way as workers.
             "prefetch_batches": max(2, self.num_workers),
+            "num_crops": plan.views.num_crops,
+            "rand_augment": plan.rand_augment if plan.training else None,
             "batch_size": -(-plan.batch_size // self._num_parts),
             # On the GPU a thread keeps one of its decoder engines busy.
             "num_threads": max(self.num_workers, DECODER_THREADS) if on_gpu else self.num_workers,
@@ -398,7 +444,7 @@ class ClipLoader:
             "py_start_method": "spawn" if on_gpu or torch.cuda.is_initialized() else "fork",
         }
         if self.route == "rawframes":
-            common["batch_size"] = plan.batch_size * plan.sampler.num_segments  # a sample of DALI is a picture
+            common["batch_size"] = plan.batch_size * plan.num_picks  # a sample of DALI is a picture
             pipeline = picture_clips(PictureSource(plan, start=(epoch, iteration)), **common)
         elif self.route.startswith("host"):
             sparse = self.route == "host-sparse" or (self._recorder is not None and self._asked[0] == "auto")
@@ -443,11 +489,11 @@ def _choose_device(device: str) -> torch.device:
 
 
 def _fill_repeated(clips: torch.Tensor, frames: torch.Tensor) -> None:
-    """Frames that a clip has several times come once, in the first of their places: copy them to the others.
+    """Frames that are taken several times come once, in the first of their places: copy them to the others.
 
     Args:
-        clips: (B, T, 3, H, W), written to.
-        frames: (B, T) int64.
+        clips: (B, num_picks, num_crops, 3, H, W), written to.
+        frames: (B, num_picks) int64.
     """
     first = (frames[:, :, None] == frames[:, None, :]).int().argmax(dim=2)
     rows, places = (first != torch.arange(frames.shape[1])).nonzero(as_tuple=True)
@@ -479,8 +525,8 @@ def _choose_route(
     if route in ("gpu-sparse", "host-sparse") and not picks_known:
         raise ValueError(
             f"route {route!r} decodes chosen frames only, so it needs picks that are known before decoding: "
-            f"sampler=Uniform(...), MotionGuided(measure='packet'), or a motion_index of all clips. Otherwise use "
-            f"route={route.removesuffix('-sparse')!r}."
+            "sampler=Uniform(...) or Dense(...), MotionGuided(measure='packet'), or a motion_index of all clips. "
+            f"Otherwise use route={route.removesuffix('-sparse')!r}."
         )
     host = "host-sparse" if picks_known else "host"
     if device.type == "cuda" and not route.startswith("host"):

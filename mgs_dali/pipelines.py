@@ -11,7 +11,6 @@ from .graph import (
     decode_video,
     guided_frames,
     motion_curve,
-    spread_frames,
     take_frames,
 )
 
@@ -20,7 +19,8 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import do_not_convert
 
 # isort: on
-from .sampling import MotionGuided, Uniform
+from .rand_augment import RandAugment
+from .sampling import Dense, MotionGuided, Uniform
 from .source import EncodedSource, HostSource, PictureSource
 
 __all__ = ["decoded_clips", "encoded_clips", "picture_clips"]
@@ -35,8 +35,9 @@ _FORMATS = {
     "targets": (types.FLOAT64, 1),
     "decoded": (types.INT32, 1),
     "places": (types.INT32, 1),
-    "crop": (types.INT32, 1),
-    "flip": (types.INT32, 0),
+    "crops": (types.INT32, 2),
+    "flips": (types.INT32, 1),
+    "operations": (types.INT32, 2),
     "pixels": (types.UINT8, 4),
     "frames": (types.INT64, 1),
     "measured": (types.FLOAT, 1),
@@ -64,9 +65,43 @@ def _columns(source: HostSource | EncodedSource | PictureSource, *, prefetch_bat
     return dict(zip(names, nodes, strict=True))
 
 
-@pipeline_def(exec_dynamic=True)
+def _views(
+    clip: DataNode,
+    row: dict[str, DataNode],
+    *,
+    crops: DataNode | None,
+    num_crops: int,
+    size: int,
+    dtype: types.DALIDataType,
+    rand_augment: RandAugment | None,
+) -> DataNode:
+    """All crops of the frames, each resized once: (num_crops, num_picks, 3, size, size), or without the first axis for
+    one crop. ``crops`` is None where the clip is the crop already."""
+    views = []
+    for place in range(num_crops):
+        view = augment(
+            clip,
+            size=size,
+            crop=None if crops is None else crops[place],
+            flip=row["flips"][place],
+            operations=row["operations"] if rand_augment is not None else None,
+            randomly=rand_augment,
+            dtype=dtype,
+        )
+        views.append(view)
+    return views[0] if num_crops == 1 else fn.stack(*views)
+
+
+@pipeline_def(exec_dynamic=True, enable_conditionals=True)
 def decoded_clips(
-    source: HostSource, *, size: int, device: str, dtype: types.DALIDataType, prefetch_batches: int
+    source: HostSource,
+    *,
+    size: int,
+    device: str,
+    dtype: types.DALIDataType,
+    prefetch_batches: int,
+    num_crops: int = 1,
+    rand_augment: RandAugment | None = None,
 ) -> _Outputs:
     """Route ``host``: the source decodes and samples, DALI does the rest.
 
@@ -76,26 +111,32 @@ def decoded_clips(
         device: "gpu" or "cpu": where clips are resized and normalised.
         dtype: of the clips.
         prefetch_batches: how many batches the workers may be ahead.
+        num_crops: K, of each video.
+        rand_augment: how clips are augmented.
 
     Returns:
-        clips (T, 3, size, size), frames (T,) int64, flips () int32, measured motion (F - 1,) or (0,) float32, notes,
+        clips (K, num_picks, 3, size, size) without the K of one crop, frames (num_picks,) int64, flips (K,) int32,
+        measured motion (F - 1,) or (0,) float32, notes,
         detours and errors (L,) uint8; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
-    clip = augment(pixels, size=size, flip=row["flip"], dtype=dtype)
-    return clip, row["frames"], row["flip"], row["measured"], row["note"], row["detour"], row["error"]
+    crops = None if num_crops == 1 else row["crops"]
+    clip = _views(pixels, row, crops=crops, num_crops=num_crops, size=size, dtype=dtype, rand_augment=rand_augment)
+    return clip, row["frames"], row["flips"], row["measured"], row["note"], row["detour"], row["error"]
 
 
 @pipeline_def(exec_dynamic=True, enable_conditionals=True)
 def encoded_clips(
     source: EncodedSource,
     *,
-    sampler: MotionGuided | Uniform,
+    sampler: MotionGuided | Uniform | Dense,
     size: int,
     device: str,
     dtype: types.DALIDataType,
     prefetch_batches: int,
+    num_crops: int = 1,
+    rand_augment: RandAugment | None = None,
 ) -> _Outputs:
     """Routes ``gpu`` and ``gpu-sparse``: the graph decodes, and on ``gpu`` measures motion and picks frames.
 
@@ -106,9 +147,12 @@ def encoded_clips(
         device: "gpu", or "cpu" to run the same graph without one (VP8, VP9 and MJPEG).
         dtype: of the clips.
         prefetch_batches: how many parts of batches the workers may be ahead.
+        num_crops: K, of each video.
+        rand_augment: how clips are augmented.
 
     Returns:
-        clips (T, 3, size, size), frames (T,) int64, flips () int32, measured motion (F - 1,) or (0,) float32, notes,
+        clips (K, num_picks, 3, size, size) without the K of one crop, frames (num_picks,) int64, flips (K,) int32,
+        measured motion (F - 1,) or (0,) float32, notes,
         detours and errors (L,) uint8; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
@@ -123,25 +167,35 @@ def encoded_clips(
             if isinstance(sampler, MotionGuided):
                 measured = motion_curve(video).cpu() if device == "gpu" else motion_curve(video)
                 picks = guided_frames(measured, row["targets"], mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+                frames = fn.cast(picks, dtype=types.INT64)
             else:
-                picks = spread_frames(video.shape()[0], row["targets"])
-            frames = fn.cast(picks, dtype=types.INT64)
-            chosen = take_frames(video, fn.cast(picks, dtype=types.INT32))
-        clip = augment(chosen, size=size, crop=row["crop"], flip=row["flip"], dtype=dtype)
+                frames = row["frames"]
+            chosen = take_frames(video, fn.cast(frames, dtype=types.INT32))
+        clip = _views(
+            chosen, row, crops=row["crops"], num_crops=num_crops, size=size, dtype=dtype, rand_augment=rand_augment
+        )
     else:
         frames, measured = row["frames"], row["measured"]
         pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
-        clip = augment(pixels, size=size, flip=row["flip"], dtype=dtype)
-    return clip, frames, row["flip"], measured, row["note"], row["detour"], row["error"]
+        crops = None if num_crops == 1 else row["crops"]
+        clip = _views(pixels, row, crops=crops, num_crops=num_crops, size=size, dtype=dtype, rand_augment=rand_augment)
+    return clip, frames, row["flips"], measured, row["note"], row["detour"], row["error"]
 
 
-@pipeline_def(exec_dynamic=True)
+@pipeline_def(exec_dynamic=True, enable_conditionals=True)
 def picture_clips(
-    source: PictureSource, *, size: int, device: str, dtype: types.DALIDataType, prefetch_batches: int
+    source: PictureSource,
+    *,
+    size: int,
+    device: str,
+    dtype: types.DALIDataType,
+    prefetch_batches: int,
+    num_crops: int = 1,
+    rand_augment: RandAugment | None = None,
 ) -> _Outputs:
     """Route ``rawframes``: the source picks frames and reads their files, DALI does the rest.
 
-    A sample of the pipeline is one frame of a clip: a batch of B clips has B * T.
+    A sample of the pipeline is one frame of a clip: a batch of B clips has B * num_picks.
 
     Args:
         source: called in worker processes.
@@ -149,12 +203,16 @@ def picture_clips(
         device: "gpu" or "cpu": where pictures are decoded, resized and normalised.
         dtype: of the clips.
         prefetch_batches: how many batches the workers may be ahead.
+        num_crops: K, of each clip.
+        rand_augment: how clips are augmented.
 
     Returns:
-        clips of one frame (1, 3, size, size), then of the clip that it belongs to: frames (T,) int64, flips () int32,
-        measured motion (F - 1,) or (1,) float32, notes, detours and errors (L,) uint8; all but the clips on the CPU.
+        clips of one frame (K, 1, 3, size, size) without the K of one crop, then of the clip that it belongs to: frames
+        (num_picks,) int64, flips (K,) int32, measured motion (F - 1,) or (1,) float32, notes, detours and errors (L,)
+        uint8; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     picture = decode_picture(row["picture"], row["crop"], device="mixed" if device == "gpu" else "cpu")
-    clip = augment(picture, size=size, flip=row["flip"], dtype=dtype)
-    return clip, row["frames"], row["flip"], row["measured"], row["note"], row["detour"], row["error"]
+    crops = None if num_crops == 1 else row["crops"]
+    clip = _views(picture, row, crops=crops, num_crops=num_crops, size=size, dtype=dtype, rand_augment=rand_augment)
+    return clip, row["frames"], row["flips"], row["measured"], row["note"], row["detour"], row["error"]

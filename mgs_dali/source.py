@@ -12,22 +12,25 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from av.video.frame import VideoFrame
 
 from .annotations import Clips
-from .crops import Box, centre_crop, multi_scale_crop
+from .crops import Box, multi_scale_crop, random_resized_crop
 from .motion import NO_PACKETS, MotionMeter, packet_motion, pixel_motion
 from .packets import Level, Scan, check_complete, cut, open_video, scan
+from .rand_augment import RandAugment, draw_operations
 from .rawframes import FrameFolder, Picture, decode_pictures
-from .sampling import MotionGuided, Uniform, motion_guided_frames, segment_targets, uniform_frames
+from .sampling import Dense, MotionGuided, Uniform, motion_guided_frames, sampling_targets, timed_frames
 from .video import decode, decode_chosen, rgb_chosen, rgb_clip
+from .views import ONE_VIEW, Views
 from .workers import follow_if_spawned
 
 __all__ = [
     "NOT_MEASURED",
+    "TRAIN_CROPS",
     "ChosenPictures",
     "Draws",
     "EncodedRow",
@@ -102,29 +105,60 @@ class Draws(NamedTuple):
     """What is decided for one sample of one epoch before its video is opened."""
 
     targets: np.ndarray
-    """(T,) float64, one a segment, see :func:`mgs_dali.sampling.segment_targets`."""
-    flip: bool
-    """Mirror the clip, left to right."""
-    box: Callable[[int, int], Box]
-    """(width, height) of the frames -> the crop; the same for the same size, however often it is asked."""
+    """float64: where the frames of its clips are taken, see :func:`mgs_dali.sampling.sampling_targets`."""
+    flips: tuple[bool, ...]
+    """For each crop, whether it is mirrored, left to right."""
+    boxes: Callable[[int, int], list[Box]]
+    """(width, height) of the frames -> the crops; the same for the same size, however often it is asked."""
+    operations: np.ndarray
+    """(N, 2) int32: of RandAugment, see :func:`mgs_dali.rand_augment.draw_operations`; N is 0 without it."""
+
+    @property
+    def flip(self) -> bool:
+        """Mirror a training clip."""
+        return self.flips == (True,)
+
+    def box(self, width: int, height: int) -> Box:
+        """The part of the frames that is needed: the crop, or the whole frame where there are several crops."""
+        return self.boxes(width, height)[0] if len(self.flips) == 1 else (0, 0, width, height)
+
+
+TRAIN_CROPS = ("multi_scale", "random_resized")
+"""Crops to train on: MultiScaleCrop of TSN and TSM, and RandomResizedCrop, see :mod:`mgs_dali.crops`."""
 
 
 def sample_draws(
-    seed: int, epoch: int, sample: int, *, training: bool, num_segments: int, size: int, flip_probability: float = 0.0
+    seed: int,
+    epoch: int,
+    sample: int,
+    *,
+    training: bool,
+    sampler: MotionGuided | Uniform | Dense,
+    size: int,
+    flip_probability: float = 0.0,
+    train_crop: str = "multi_scale",
+    num_operations: int = 0,
+    views: Views = ONE_VIEW,
 ) -> Draws:
-    """Draw a sample's targets, flip and crop; without ``training``, stratum centres and the centre crop.
-
-    The training crop is MultiScaleCrop of TSN and TSM (see :mod:`mgs_dali.crops`).
-    """
+    """Draw a sample's targets, flip, crop and operations; without ``training``, those of the views, which are fixed."""
     if not training:
-        return Draws(segment_targets(num_segments), False, partial(centre_crop, size=size))
+        targets = sampling_targets(sampler, num_clips=views.num_clips)
+        return Draws(targets, tuple(views.flips), partial(views.boxes, size=size), _NO_OPERATIONS)
 
-    def box(width: int, height: int) -> Box:
+    def boxes(width: int, height: int) -> list[Box]:
         crop_rng = _generator(seed, epoch=epoch, sample=sample, purpose=_CROPS)
-        return multi_scale_crop(width, height, crop_rng, size=size)
+        if train_crop == "random_resized":
+            return [random_resized_crop(width, height, crop_rng)]
+        return [multi_scale_crop(width, height, crop_rng, size=size)]
 
     rng = sample_rng(seed, epoch, sample)
-    return Draws(segment_targets(num_segments, rng), bool(rng.random() < flip_probability), box)
+    targets = sampling_targets(sampler, rng=rng)
+    flip = bool(rng.random() < flip_probability)
+    operations = draw_operations(num_operations, rng) if num_operations else _NO_OPERATIONS
+    return Draws(targets, (flip,), boxes, operations)
+
+
+_NO_OPERATIONS = np.zeros((0, 2), np.int32)
 
 
 @dataclass(frozen=True)
@@ -132,10 +166,10 @@ class Plan:
     """What every batch of one rank holds, epoch after epoch: the data set, how it is sampled, and the seed."""
 
     clips: Clips
-    sampler: MotionGuided | Uniform
+    sampler: MotionGuided | Uniform | Dense
     batch_size: int
     training: bool
-    """Shuffle and draw at random; otherwise list order, stratum centres and centre crops."""
+    """Shuffle and draw at random; otherwise list order and ``views``."""
     size: int
     """Side of the square clips in pixels."""
     seed: int = 0
@@ -148,6 +182,12 @@ class Plan:
     """Path in the list -> motion curve, such as a :class:`mgs_dali.MotionIndex`."""
     index_is_whole: bool = True
     """Every video must be in the motion index. Otherwise one that is not is measured as it is decoded."""
+    train_crop: str = "multi_scale"
+    """One of :data:`TRAIN_CROPS`."""
+    rand_augment: RandAugment | None = None
+    """How training clips are augmented."""
+    views: Views = ONE_VIEW
+    """What is seen of each video without ``training``."""
 
     def __post_init__(self) -> None:
         if len(self.clips) == 0:
@@ -167,6 +207,19 @@ class Plan:
             )
         if self.clips.template is not None and getattr(self.sampler, "measure", "") == "packet":
             raise ValueError(f"{self.clips.list_file}: {NO_PACKETS}")
+        if self.train_crop not in TRAIN_CROPS:
+            raise ValueError(f"train_crop ({self.train_crop!r}) must be one of {', '.join(map(repr, TRAIN_CROPS))}.")
+        if self.rand_augment is not None:
+            self.rand_augment.check()
+        if self.training and len(self.views) > 1:
+            raise ValueError(f"{self.views} is for evaluation: a training clip is one view. Leave out views.")
+        if any(self.views.flips) and self.flip_label_map:
+            raise ValueError(
+                "views of crops='ten' are mirrored, and flip_label_map says that mirrored clips have other labels: "
+                "their scores must not be averaged. Use other crops, such as crops='three'."
+            )
+        if not self.training:
+            sampling_targets(self.sampler, num_clips=self.views.num_clips)  # checks how many clips there are
         for label in (label for pair in (self.flip_label_map or {}).items() for label in pair):
             if not 0 <= label < self.clips.num_classes:
                 raise ValueError(
@@ -193,10 +246,23 @@ class Plan:
             epoch,
             sample,
             training=self.training,
-            num_segments=self.sampler.num_segments,
+            sampler=self.sampler,
             size=self.size,
             flip_probability=self.flip_probability,
+            train_crop=self.train_crop,
+            num_operations=0 if self.rand_augment is None else self.rand_augment.num_operations,
+            views=self.views,
         )
+
+    @property
+    def num_picks(self) -> int:
+        """Frames that are taken of each video: T for each of its clips."""
+        return self.views.num_clips * self.sampler.num_segments
+
+    @property
+    def side(self) -> int:
+        """Side of the delivered clips in pixels; larger than ``size`` for views of the whole short side."""
+        return self.views.side(self.size)
 
     def curve(self, sample: int) -> np.ndarray | None:
         """The motion curve of a sample's video, where there is a motion index.
@@ -204,7 +270,7 @@ class Plan:
         Raises:
             ValueError: the index should hold one, and does not.
         """
-        if self.motion_index is None or isinstance(self.sampler, Uniform):
+        if self.motion_index is None or not isinstance(self.sampler, MotionGuided):
             return None
         try:
             return self.motion_index[self.clips.paths[sample]]
@@ -239,9 +305,9 @@ class LoadedClip(NamedTuple):
     """What :func:`load_clip` gives."""
 
     pixels: np.ndarray
-    """(T, height, width, 3) uint8, cropped and not resized."""
+    """(num_picks, height, width, 3) uint8: what is needed of the frames (:meth:`Draws.box`), not resized."""
     frames: np.ndarray
-    """(T,) int64: which frames these are."""
+    """(num_picks,) int64: which frames these are."""
     measured: np.ndarray
     """(F - 1,) float32, the motion curve if it was measured here; :data:`NOT_MEASURED` if not."""
     detour: str
@@ -254,15 +320,15 @@ NOT_MEASURED = np.full(1, np.nan, np.float32)
 
 
 def known_picks(
-    targets: np.ndarray, *, sampler: MotionGuided | Uniform, curve: np.ndarray | None, name: str
+    targets: np.ndarray, *, sampler: MotionGuided | Uniform | Dense, curve: np.ndarray | None, name: str
 ) -> Callable[[Scan], np.ndarray] | None:
     """How frames are chosen by what a scan tells, before decoding; None where the motion must be seen first.
 
     What is returned raises a ValueError where the curve is not of the video that was scanned, or where the sizes of its
     packets say nothing of motion.
     """
-    if isinstance(sampler, Uniform):
-        return lambda found: uniform_frames(found.num_frames, targets)
+    if not isinstance(sampler, MotionGuided):
+        return lambda found: timed_frames(sampler, found.num_frames, targets)
     if curve is None and sampler.measure != "packet":
         return None
 
@@ -289,12 +355,12 @@ def load_clip(
     file: Path,
     draws: Draws,
     *,
-    sampler: MotionGuided | Uniform,
+    sampler: MotionGuided | Uniform | Dense,
     name: str,
     curve: np.ndarray | None = None,
     sparse: bool = False,
 ) -> LoadedClip:
-    """Decode a video and take the chosen frames, cropped but not resized.
+    """Decode a video once and take the chosen frames of all its clips, cropped but not resized.
 
     Where motion has to be measured, it is on the luma plane of each frame; only chosen frames are converted to RGB.
 
@@ -396,8 +462,8 @@ def choose_pictures(plan: Plan, sample: int, draws: Draws) -> ChosenPictures:
     num_indexed = None if curve is None else len(curve) + 1
     span = folder.clip(int(clips.first_frames[sample]), int(clips.num_frames[sample]), num_indexed=num_indexed)
     measured = NOT_MEASURED
-    if isinstance(sampler, Uniform):
-        picks = uniform_frames(len(span), draws.targets)
+    if not isinstance(sampler, MotionGuided):
+        picks = timed_frames(sampler, len(span), draws.targets)
     else:
         start = 0
         if curve is None:
@@ -433,11 +499,15 @@ class HostRow(NamedTuple):
     """One sample of :class:`HostSource`."""
 
     pixels: np.ndarray
-    """(T, height, width, 3) uint8, cropped."""
+    """(num_picks, height, width, 3) uint8: the crop, or whole frames where there are several crops."""
+    crops: np.ndarray
+    """(K, 4) int32: x, y, width, height in ``pixels``."""
     frames: np.ndarray
-    """(T,) int64."""
-    flip: np.ndarray
-    """() int32."""
+    """(num_picks,) int64."""
+    flips: np.ndarray
+    """(K,) int32: 1 for crops that are mirrored."""
+    operations: np.ndarray
+    """(N, 2) int32, see :class:`Draws`."""
     measured: np.ndarray
     """(F - 1,) float32, see :class:`LoadedClip`."""
     note: np.ndarray
@@ -459,19 +529,21 @@ class EncodedRow(NamedTuple):
     num_frames: np.ndarray
     """() int32: frames of the video. DALI counts packets, also those that show nothing, and adds black frames."""
     targets: np.ndarray
-    """(T,) float64."""
+    """(num_picks,) float64."""
     decoded: np.ndarray
     """(U,) int32: the frames of ``file`` to decode, sorted, each once; where they are known before."""
     places: np.ndarray
-    """(T,) int32: where in ``decoded`` each segment's frame is."""
-    crop: np.ndarray
-    """(4,) int32: x, y, width, height in pixels."""
-    flip: np.ndarray
-    """() int32."""
+    """(num_picks,) int32: where in ``decoded`` each segment's frame is."""
+    crops: np.ndarray
+    """(K, 4) int32: x, y, width, height in the frames; of ``pixels`` in whole frames only."""
+    flips: np.ndarray
+    """(K,) int32: 1 for crops that are mirrored."""
+    operations: np.ndarray
+    """(N, 2) int32, see :class:`Draws`."""
     pixels: np.ndarray
-    """(T, height, width, 3) uint8, cropped."""
+    """(num_picks, height, width, 3) uint8: the crop, or whole frames where there are several crops."""
     frames: np.ndarray
-    """(T,) int64."""
+    """(num_picks,) int64: where they are known before."""
     measured: np.ndarray
     """(F - 1,) float32, see :class:`LoadedClip`."""
     note: np.ndarray
@@ -483,16 +555,20 @@ class EncodedRow(NamedTuple):
 
 
 class PictureRow(NamedTuple):
-    """One frame of a clip of :class:`PictureSource`. All but the first two are the clip's, the same in each."""
+    """One frame of a clip of :class:`PictureSource`. All but the first three are the clip's, the same in each."""
 
     picture: np.ndarray
     """(bytes,) uint8: a JPEG file; a stand-in of one pixel for a frame that an earlier row of the clip has."""
     crop: np.ndarray
-    """(4,) int32: x, y, width, height in pixels."""
+    """(4,) int32: what is needed of the picture, x, y, width, height in pixels."""
+    crops: np.ndarray
+    """(K, 4) int32: the crops, where there are several: the whole picture is needed then."""
     frames: np.ndarray
-    """(T,) int64."""
-    flip: np.ndarray
-    """() int32."""
+    """(num_picks,) int64."""
+    flips: np.ndarray
+    """(K,) int32: 1 for crops that are mirrored."""
+    operations: np.ndarray
+    """(N, 2) int32, see :class:`Draws`."""
     measured: np.ndarray
     """(F - 1,) float32, see :class:`ChosenPictures`."""
     note: np.ndarray
@@ -510,13 +586,17 @@ class HostSource:
     Called with DALI's batch info it gives the columns of :class:`HostRow` for batch ``info.iteration`` from ``start``.
     """
 
-    columns: ClassVar[tuple[str, ...]] = HostRow._fields
-
     plan: Plan
     start: tuple[int, int] = (0, 0)
     """(epoch, iteration) of the first batch."""
     sparse: bool = False
     """Where picks are known before decoding, decode only the packets that they depend on, see :func:`load_clip`."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The fields of :class:`HostRow` that the graph uses, in the order in which they are given."""
+        unused = _unused_operations(self.plan) | ({"crops"} if self.plan.views.num_crops == 1 else set())
+        return tuple(name for name in HostRow._fields if name not in unused)
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
         epoch, samples = _batch_at(self.plan, self.start, info.iteration)
@@ -528,11 +608,15 @@ class HostSource:
         try:
             clip = load_sample(plan, sample, draws, sparse=self.sparse)
         except ValueError as reason:
-            clip, error = _no_clip(plan.sampler.num_segments), str(reason)
+            clip, error = _no_clip(plan.num_picks), str(reason)
+        height, width = clip.pixels.shape[1:3]
+        crops = draws.boxes(width, height) if len(draws.flips) > 1 else [(0, 0, width, height)]
         return HostRow(
             pixels=clip.pixels,
+            crops=np.array(crops, np.int32),
             frames=clip.frames,
-            flip=np.array(draws.flip, np.int32),
+            flips=np.array(draws.flips, np.int32),
+            operations=draws.operations,
             measured=clip.measured,
             note=_text(""),
             detour=_text(clip.detour),
@@ -580,7 +664,9 @@ class EncodedSource:
     @property
     def columns(self) -> tuple[str, ...]:
         """The fields of :class:`EncodedRow` that the graph uses, in the order in which they are given."""
-        unused = {"num_frames", "targets"} if self.sparse else {"decoded", "places"}
+        unused = _unused_operations(self.plan) | ({"num_frames"} if self.sparse else {"decoded", "places"})
+        if self.sparse or not isinstance(self.plan.sampler, MotionGuided):
+            unused.add("targets")
         return tuple(name for name in EncodedRow._fields if name not in unused)
 
     def _row(self, epoch: int, sample: int, budget: int) -> tuple[EncodedRow, int]:
@@ -588,8 +674,9 @@ class EncodedSource:
         plan, name = self.plan, self.plan.name(sample)
         sampler, path = plan.sampler, plan.clips.file(sample)
         draws = plan.draws(epoch, sample)
-        file, num_frames, note, error, crop, used = b"", 0, "", "", (0, 0, 1, 1), 0
-        clip = _no_clip(sampler.num_segments)
+        file, num_frames, note, error, used = b"", 0, "", "", 0
+        crops = [(0, 0, 1, 1)] * len(draws.flips)
+        clip = _no_clip(plan.num_picks)
         in_file = clip.frames
         try:
             curve = plan.curve(sample)
@@ -601,9 +688,11 @@ class EncodedSource:
                 clip = clip._replace(frames=piece.picks, detour=_detour(piece.level, piece.reason))
             else:
                 file, found = _read(path, name=name)
+                if not isinstance(sampler, MotionGuided):
+                    clip = clip._replace(frames=timed_frames(sampler, found.num_frames, draws.targets))
             num_frames = found.num_frames
-            crop = draws.box(found.width, found.height)
-            used = graph_bytes(found, num_frames=sampler.num_segments if self.sparse else found.num_frames)
+            crops = draws.boxes(found.width, found.height)
+            used = graph_bytes(found, num_frames=plan.num_picks if self.sparse else found.num_frames)
             note = self._note(found, used=used, budget=budget, name=name)
             if note:
                 file, used = b"", 0
@@ -618,8 +707,9 @@ class EncodedSource:
             targets=draws.targets,
             decoded=decoded.astype(np.int32),
             places=places.astype(np.int32),
-            crop=np.array(crop, np.int32),
-            flip=np.array(draws.flip, np.int32),
+            crops=np.array(crops, np.int32),
+            flips=np.array(draws.flips, np.int32),
+            operations=draws.operations,
             pixels=clip.pixels,
             frames=clip.frames,
             measured=clip.measured,
@@ -652,14 +742,18 @@ class PictureSource:
     """JPEG files of frame folders: a callable for DALI's external source in batch mode.
 
     Called with DALI's batch info it gives the columns of :class:`PictureRow` for batch ``info.iteration`` from
-    ``start``: T rows for each clip, one a frame, so that one decoder takes all pictures of a batch at once.
+    ``start``: num_picks rows for each clip, one a frame, so that one decoder takes all pictures of a batch at once.
     """
-
-    columns: ClassVar[tuple[str, ...]] = PictureRow._fields
 
     plan: Plan
     start: tuple[int, int] = (0, 0)
     """(epoch, iteration) of the first batch."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The fields of :class:`PictureRow` that the graph uses, in the order in which they are given."""
+        unused = _unused_operations(self.plan) | ({"crops"} if self.plan.views.num_crops == 1 else set())
+        return tuple(name for name in PictureRow._fields if name not in unused)
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
         epoch, samples = _batch_at(self.plan, self.start, info.iteration)
@@ -667,12 +761,14 @@ class PictureSource:
 
     def _rows(self, epoch: int, sample: int) -> list[PictureRow]:
         draws, crop, error = self.plan.draws(epoch, sample), (0, 0, 1, 1), ""
+        stand_ins = crops = [(0, 0, 1, 1)] * len(draws.flips)
         try:
             chosen = choose_pictures(self.plan, sample, draws)
             first = chosen.pictures[int(chosen.frames[0])]
             crop = draws.box(first.width, first.height)
+            crops = draws.boxes(first.width, first.height)
         except ValueError as reason:
-            no_frames = np.zeros(self.plan.sampler.num_segments, np.int64)
+            no_frames = np.zeros(self.plan.num_picks, np.int64)
             chosen, error = ChosenPictures(no_frames, {}, NOT_MEASURED), str(reason)
         rows, left = [], dict(chosen.pictures)
         for frame in chosen.frames.tolist():
@@ -680,8 +776,10 @@ class PictureSource:
             row = PictureRow(
                 picture=np.frombuffer(_STAND_IN if picture is None else picture.jpeg, np.uint8),
                 crop=np.array((0, 0, 1, 1) if picture is None else crop, np.int32),
+                crops=np.array(stand_ins if picture is None else crops, np.int32),
                 frames=chosen.frames,
-                flip=np.array(draws.flip, np.int32),
+                flips=np.array(draws.flips, np.int32),
+                operations=draws.operations,
                 measured=chosen.measured,
                 note=_text(""),
                 detour=_text(""),
@@ -737,10 +835,14 @@ def _read(path: Path, *, name: str) -> tuple[bytes, Scan]:
     return file, found
 
 
-def _no_clip(num_segments: int) -> LoadedClip:
+def _no_clip(num_picks: int) -> LoadedClip:
     """Arrays of the right rank where there is no clip: never delivered."""
-    pixels, frames = np.zeros((num_segments, 1, 1, 3), np.uint8), np.zeros(num_segments, np.int64)
+    pixels, frames = np.zeros((num_picks, 1, 1, 3), np.uint8), np.zeros(num_picks, np.int64)
     return LoadedClip(pixels, frames, NOT_MEASURED, "")
+
+
+def _unused_operations(plan: Plan) -> set[str]:
+    return set() if plan.training and plan.rand_augment is not None else {"operations"}
 
 
 def _text(text: str) -> np.ndarray:

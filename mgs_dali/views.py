@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .crops import Box, centre_crop, short_side, ten_crop, three_crop
 
-__all__ = ["CROPS", "PROTOCOLS", "Views"]
+__all__ = ["CROPS", "ONE_VIEW", "PROTOCOLS", "Views"]
 
 CROPS = {"centre": 1, "full": 1, "three": 3, "ten": 10}
 """How many crops there are of each kind, see :class:`Views`."""
@@ -69,8 +69,11 @@ class Views:
         return [middle] if self.crops == "full" else [left, right, middle]
 
 
+ONE_VIEW = Views()
+"""The centres of the segments in a centre crop."""
+
 PROTOCOLS = {
-    "efficient": Views(),
+    "efficient": ONE_VIEW,
     "efficient_full": Views(crops="full"),
     "accurate": Views(2, "three"),
     "ten_crop": Views(crops="ten"),

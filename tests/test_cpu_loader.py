@@ -17,7 +17,8 @@ from conftest import clip_table, decode_all, encode, moving_disc
 
 from mgs_dali.annotations import Clips
 from mgs_dali.loader import ClipBatch
-from mgs_dali.sampling import MotionGuided, Uniform
+from mgs_dali.sampling import Dense, MotionGuided, Uniform
+from mgs_dali.views import Views
 from train.cpu_loader import CpuLoader
 
 NUM_FRAMES = 12
@@ -182,6 +183,43 @@ def test_closing_ends_the_workers(load: Callable[..., CpuLoader]) -> None:
     assert not set(multiprocessing.active_children()) - before
     assert len(list(loader)) == 3  # and iterating starts new ones
     loader.close()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "changes"),
+    [
+        (MotionGuided(4), {"training": False, "views": Views(2, "three")}),
+        (Uniform(4), {"training": False, "views": Views(1, "ten")}),
+        (Dense(4), {"training": False, "views": Views(3, "full")}),
+        (Dense(4), {"training": True}),
+        (Uniform(4), {"training": True, "train_crop": "random_resized"}),
+    ],
+    ids=str,
+)
+def test_views_and_crops_are_those_of_the_dali_loader(
+    dali_videos: Clips, sampler: MotionGuided | Uniform | Dense, changes: dict[str, Any]
+) -> None:
+    pytest.importorskip("nvidia.dali")
+    from mgs_dali.loader import ClipLoader
+
+    usual: dict[str, Any] = {"sampler": sampler, "batch_size": 4, "size": 32, "seed": 3, "num_workers": 1, **changes}
+    with (
+        CpuLoader(dali_videos, **usual) as cpu,
+        ClipLoader(dali_videos, **usual, route="host", device="cpu") as dali,
+    ):
+        for a, b in zip(cpu, dali, strict=True):
+            assert a.clips.shape == b.clips.shape
+            for name in ("samples", "frames", "labels", "valid"):
+                assert torch.equal(getattr(a, name), getattr(b, name))
+            difference = (a.clips - b.clips).abs() * STD * 255
+            assert difference.mean() < 1.5
+            assert difference.max() < 16
+
+
+def test_augmentation_by_dali_is_refused_in_training(load: Callable[..., CpuLoader]) -> None:
+    with pytest.raises(ValueError, match=r"rand_augment \(\[2, 27\]\) is done by DALI, which this loader does without"):
+        load(rand_augment=(2, 27))
+    assert len(load(rand_augment=(2, 27), training=False)) == 3  # evaluation does not augment
 
 
 def test_refuses_bad_arguments(load: Callable[..., CpuLoader]) -> None:

@@ -23,8 +23,18 @@ from mgs_dali import nvdec
 from mgs_dali.annotations import Clips
 from mgs_dali.motion import measure_video
 from mgs_dali.motion_index import MotionIndex, MotionRecorder, index_videos
-from mgs_dali.sampling import MotionGuided, Uniform, motion_guided_frames, segment_targets, uniform_frames
+from mgs_dali.rand_augment import OPERATIONS
+from mgs_dali.sampling import (
+    Dense,
+    MotionGuided,
+    Uniform,
+    dense_frames,
+    motion_guided_frames,
+    segment_targets,
+    uniform_frames,
+)
 from mgs_dali.source import load_clip
+from mgs_dali.views import PROTOCOLS, Views
 
 pytest.importorskip("torch")
 
@@ -112,8 +122,9 @@ def test_epochs_differ(three_epochs: list[list[ClipBatch]]) -> None:
     assert len(drawn) == 3
 
 
-def test_clips_are_crops_of_the_frames_that_the_batch_names(dali_videos: Clips) -> None:
-    with make(dali_videos, flip_probability=0.5) as loader:
+@pytest.mark.parametrize("train_crop", ["multi_scale", "random_resized"])
+def test_clips_are_crops_of_the_frames_that_the_batch_names(dali_videos: Clips, train_crop: str) -> None:
+    with make(dali_videos, flip_probability=0.5, train_crop=train_crop) as loader:
         for iteration, batch in enumerate(loader):
             for row, sample in enumerate(batch.samples.tolist()):
                 draws = loader.plan.draws(0, sample)
@@ -196,9 +207,9 @@ def test_ranks_change_nothing(dali_videos: Clips, training: bool) -> None:
                     assert torch.equal(getattr(batch, name), torch.cat([getattr(half, name) for half in halves])), name
 
 
-@pytest.mark.parametrize("sampler", [MotionGuided(4), MotionGuided(4, pick="inverse"), Uniform(4)], ids=str)
+@pytest.mark.parametrize("sampler", [MotionGuided(4), MotionGuided(4, pick="inverse"), Uniform(4), Dense(4)], ids=str)
 @pytest.mark.parametrize("training", [True, False])
-def test_routes_agree(dali_videos: Clips, sampler: MotionGuided | Uniform, training: bool) -> None:
+def test_routes_agree(dali_videos: Clips, sampler: MotionGuided | Uniform | Dense, training: bool) -> None:
     options: dict[str, Any] = {
         "sampler": sampler,
         "training": training,
@@ -255,6 +266,164 @@ def test_padding_with_more_ranks_than_clips(dali_videos: Clips) -> None:
             (batch,) = loader
             found.append((batch.samples.tolist(), batch.valid.tolist()))
     assert found == [([0, 1], [True, True]), ([2, 0], [True, False]), ([1, 2], [False, False])]
+
+
+# --- views ----------------------------------------------------------------------------------------------------------
+
+
+def expected_views(
+    file: Path, sampler: MotionGuided | Uniform | Dense, views: Views
+) -> list[tuple[list[int], Any, bool]]:
+    """(frames, box, flip) of each view of a video, from its length, size and motion alone, crop by crop."""
+    video = decode_all(file)
+    strata = [(2 * np.arange(4) + 1) / 8, np.arange(4) / 4][: views.num_clips]  # centres, starts
+    if isinstance(sampler, MotionGuided):
+        clips = [motion_guided_frames(measure_video(file).motion, targets) for targets in strata]
+    elif isinstance(sampler, Uniform):
+        clips = [uniform_frames(len(video), targets) for targets in strata]
+    else:
+        starts = np.arange(views.num_clips) / (views.num_clips - 1)
+        clips = [dense_frames(len(video), 4, start, span_frames=16) for start in starts.tolist()]
+    boxes = views.boxes(video.shape[2], video.shape[1], size=48)
+    return [(frames.tolist(), box, flip) for box, flip in zip(boxes, views.flips, strict=True) for frames in clips]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "views", "routes"),
+    [
+        (MotionGuided(4), Views(2, "three"), ["host", "gpu"]),
+        (Uniform(4), Views(2, "three"), ["host", "host-sparse", "gpu", "gpu-sparse"]),
+        (Uniform(4), Views(1, "ten"), ["host-sparse", "gpu", "gpu-sparse"]),
+        (Dense(4, span_frames=16), Views(3, "centre"), ["host-sparse", "gpu", "gpu-sparse"]),
+        (Dense(4, span_frames=16), Views(2, "three"), ["host", "gpu-sparse"]),
+    ],
+    ids=str,
+)
+def test_views_are_crops_of_the_frames_of_their_clips(
+    dali_videos: Clips, sampler: MotionGuided | Uniform | Dense, views: Views, routes: list[str]
+) -> None:
+    """Against full decoding, NumPy and PyTorch's resize, view by view."""
+    side = 55 if views.crops == "three" else 48
+    table = clip_table(dali_videos.root, dali_videos.paths[:4], labels=[0, 1, 2, 3], num_classes=5)
+    expected = [expected_views(table.file(sample), sampler, views) for sample in range(4)]
+    videos = [decode_all(table.file(sample)) for sample in range(4)]
+    for route in routes:
+        with make(table, sampler=sampler, route=route, training=False, views=views) as loader:
+            batches = list(loader)
+        assert [len(batch) for batch in batches] == [3 * len(views)] * 2
+        rows = torch.cat([batch.samples for batch in batches])
+        assert rows.tolist() == np.repeat([0, 1, 2, 3, 0, 1], len(views)).tolist()
+        valid = torch.cat([batch.valid for batch in batches]).tolist()
+        assert valid == [True] * 4 * len(views) + [False] * 2 * len(views)
+        assert torch.cat([batch.labels for batch in batches]).tolist() == rows.tolist()
+        clips, frames = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("clips", "frames"))
+        assert clips.shape == (6 * len(views), 4, 3, side, side)
+        for row, sample in enumerate(rows.tolist()):
+            picks, (x, y, width, height), flip = expected[sample][row % len(views)]
+            if route == "gpu":  # measures motion itself, rounded otherwise
+                assert np.abs(frames[row].numpy() - picks).max() <= 1
+            else:
+                assert frames[row].tolist() == picks
+            cut = videos[sample][frames[row].numpy(), y : y + height, x : x + width]
+            pixels = torch.from_numpy(cut).permute(0, 3, 1, 2).float()
+            resized = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+            apart = (to_levels(clips[row]) - (resized.flip(-1) if flip else resized)).abs()
+            assert apart.mean() < 1, (route, row)
+            assert apart.max() < 12, (route, row)
+
+
+def test_one_view_is_what_evaluation_was_without_views(dali_videos: Clips) -> None:
+    with make(dali_videos, training=False) as plain, make(dali_videos, training=False, views=Views()) as one:
+        assert_same(list(plain), list(one))
+
+
+def test_ranks_and_workers_share_views(dali_videos: Clips) -> None:
+    options: dict[str, Any] = {"training": False, "views": PROTOCOLS["accurate"], "sampler": Uniform(2), "size": 16}
+    with (
+        make(dali_videos, batch_size=4, num_workers=2, **options) as whole,
+        make(dali_videos, batch_size=2, rank=0, world_size=2, **options) as first,
+        make(dali_videos, batch_size=2, rank=1, world_size=2, **options) as second,
+    ):
+        for batch, *halves in zip(whole, first, second, strict=True):
+            assert len(batch) == 24
+            for name in vars(batch):
+                assert torch.equal(getattr(batch, name), torch.cat([getattr(half, name) for half in halves])), name
+
+
+@pytest.mark.parametrize("route", ["gpu", "gpu-sparse"])
+def test_views_of_videos_that_a_gpu_route_leaves_to_the_cpu(videos: dict[str, Path], route: str) -> None:
+    """Views of H.264, which the graph does not take here, and of MJPEG in one batch: those of the route host."""
+    clips = clip_table(videos["h264"].parent, [videos["h264"].name, videos["mjpeg"].name])
+    options: dict[str, Any] = {
+        "sampler": Uniform(4), "batch_size": 2, "training": False, "views": Views(2, "three"),
+    }  # fmt: skip
+    with make(clips, route="host", **options) as host, make(clips, route=route, **options) as other:
+        other._asked = ("auto", "cpu")  # as where a GPU is, which may leave videos to the CPU
+        (expected,), (found,) = list(host), list(other)
+        assert sum(other.decoded_on_host.values()) == 1
+    assert_same([found], [expected])
+
+
+# --- RandAugment ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def augmented(dali_videos: Clips) -> list[list[ClipBatch]]:
+    """Two epochs with two operations on every clip."""
+    with make(dali_videos, flip_probability=0.5, rand_augment=(2, 27)) as loader:
+        return [list(loader) for _ in range(2)]
+
+
+def test_operations_change_pixels_and_nothing_else(
+    three_epochs: list[list[ClipBatch]], augmented: list[list[ClipBatch]]
+) -> None:
+    for epoch, plain_epoch in zip(augmented, three_epochs, strict=False):
+        for batch, plain in zip(epoch, plain_epoch, strict=True):
+            for name in ("labels", "frames", "samples", "valid"):
+                assert torch.equal(getattr(batch, name), getattr(plain, name))
+    changed = [not torch.equal(one, other) for one, other in pairs(augmented[0], three_epochs[0])]
+    assert np.mean(changed) > 0.7
+
+
+def pairs(some: list[ClipBatch], others: list[ClipBatch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for one, other in zip(some, others, strict=True):
+        yield from zip(one.clips, other.clips, strict=True)
+
+
+def test_operations_do_not_depend_on_workers_and_restarts(dali_videos: Clips, augmented: list[list[ClipBatch]]) -> None:
+    with make(dali_videos, flip_probability=0.5, rand_augment=(2, 27), num_workers=3) as loader:
+        loader.load_state_dict({"epoch": 0, "iteration": 2})
+        assert_same(list(loader), augmented[0][2:])
+        assert_same(list(loader), augmented[1])
+
+
+def test_operations_on_the_route_gpu(dali_videos: Clips, augmented: list[list[ClipBatch]]) -> None:
+    with make(dali_videos, flip_probability=0.5, rand_augment=(2, 27), route="gpu") as loader:
+        for batch, expected in zip(loader, augmented[0], strict=True):
+            for row in range(3):
+                if torch.equal(batch.frames[row], expected.frames[row]):
+                    assert torch.equal(batch.clips[row], expected.clips[row])
+
+
+def test_the_operations_are_those_that_were_drawn(dali_videos: Clips, three_epochs: list[list[ClipBatch]]) -> None:
+    """Solarize at the greatest strength inverts, posterize keeps four bits, identity does nothing."""
+    seen = set()
+    with make(dali_videos, flip_probability=0.5, rand_augment=(1, 30)) as loader:
+        for epoch, plain_epoch in enumerate(three_epochs):
+            for batch, plain in zip(loader, plain_epoch, strict=True):
+                for row, sample in enumerate(batch.samples.tolist()):
+                    name = OPERATIONS[int(loader.plan.draws(epoch, sample).operations[0, 0])]
+                    before, after = (to_levels(clips.clips[row]).round() for clips in (plain, batch))
+                    if name in ("solarize", "posterize", "identity"):
+                        seen.add(name)
+                        expected = {"solarize": 255 - before, "posterize": before // 16 * 16, "identity": before}[name]
+                        assert torch.equal(after, expected)
+    assert len(seen) >= 2
+
+
+def test_evaluation_is_not_augmented(dali_videos: Clips) -> None:
+    with make(dali_videos, training=False) as plain, make(dali_videos, training=False, rand_augment=(2, 27)) as other:
+        assert_same(list(plain), list(other))
 
 
 # --- position -------------------------------------------------------------------------------------------------------

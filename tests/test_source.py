@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from conftest import NUM_FRAMES, clip_table, decode_all, encode, kind, leave_out, moving_disc
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,8 @@ from mgs_dali.annotations import Clips
 from mgs_dali.motion import measure_video
 from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.packets import Scan, open_video, scan
-from mgs_dali.sampling import MotionGuided, Uniform, motion_guided_frames, uniform_frames
+from mgs_dali.rand_augment import RandAugment
+from mgs_dali.sampling import Dense, MotionGuided, Uniform, motion_guided_frames, uniform_frames
 from mgs_dali.source import (
     Draws,
     EncodedSource,
@@ -35,6 +37,8 @@ from mgs_dali.source import (
     sample_draws,
     sample_rng,
 )
+from mgs_dali.video import decode
+from mgs_dali.views import Views
 
 Sampler = MotionGuided | Uniform
 
@@ -108,8 +112,9 @@ def test_the_global_batch_does_not_depend_on_how_many_share_it(
 # --- draws ----------------------------------------------------------------------------------------------------------
 
 
-def draw(seed: int = 0, epoch: int = 0, sample: int = 0, **changes: Any) -> Draws:
-    options: dict[str, Any] = {"training": True, "num_segments": 8, "size": 224, "flip_probability": 0.5, **changes}
+def draw(seed: int = 0, epoch: int = 0, sample: int = 0, *, num_segments: int = 8, **changes: Any) -> Draws:
+    options: dict[str, Any] = {"training": True, "sampler": Uniform(num_segments), "size": 224}
+    options |= {"flip_probability": 0.5, **changes}
     return sample_draws(seed, epoch, sample, **options)
 
 
@@ -165,6 +170,46 @@ def test_targets_do_not_depend_on_other_choices() -> None:
     assert other.targets.tolist() == reference.targets.tolist()
 
 
+def test_random_resized_crops_are_drawn_like_the_others() -> None:
+    drawn = [draw(sample=sample, train_crop="random_resized") for sample in range(100)]
+    assert len({d.box(340, 256) for d in drawn}) > 95
+    for sample, draws in enumerate(drawn):
+        assert draws.box(340, 256) == draws.box(340, 256)
+        assert draws.targets.tolist() == draw(sample=sample).targets.tolist()
+    assert min(d.box(340, 256)[2] for d in drawn) < 120  # smaller than any other crop: 0.66 of 256 are 168
+
+
+def test_operations_are_drawn_after_the_rest() -> None:
+    everything = [(seed, epoch, sample) for seed in range(4) for epoch in range(4) for sample in range(4)]
+    drawn = {key: draw(*key, num_operations=3).operations for key in everything}
+    assert len({tuple(operations.ravel().tolist()) for operations in drawn.values()}) > 60
+    for key in reversed(everything):
+        again = draw(*key, num_operations=3)
+        assert kind(again.operations) == ("int32", (3, 2))
+        np.testing.assert_array_equal(again.operations, drawn[key])
+        assert values(again) == values(draw(*key))  # without operations nothing else changes
+    assert draw().operations.shape == (0, 2)
+
+
+def test_a_dense_clip_starts_anywhere() -> None:
+    starts = [float(draw(sample=sample, sampler=Dense(8)).targets[0]) for sample in range(400)]
+    assert draw(sampler=Dense(8)).targets.shape == (1,)
+    assert np.abs(np.quantile(starts, [0.1, 0.5, 0.9]) - [0.1, 0.5, 0.9]).max() < 0.1
+    assert min(starts) >= 0
+    assert max(starts) < 1
+
+
+def test_views_are_not_drawn_either() -> None:
+    draws = draw(training=False, views=Views(2, "three"), num_operations=2)
+    assert draws.targets.tolist() == [*((2 * np.arange(8) + 1) / 16).tolist(), *(np.arange(8) / 8).tolist()]
+    assert draws.flips == (False,) * 3
+    assert draws.boxes(340, 256) == [(0, 0, 256, 256), (84, 0, 256, 256), (42, 0, 256, 256)]
+    assert draws.box(340, 256) == (0, 0, 340, 256)  # what is needed of the frames
+    assert draws.operations.shape == (0, 2)
+    assert draw(training=False, views=Views(crops="ten")).flips == (False, True) * 5
+    assert not draw(training=False, views=Views(crops="ten")).flip
+
+
 def test_evaluation_draws_nothing() -> None:
     drawn = {values(draw(seed, epoch, sample, training=False)) for seed, epoch, sample in np.ndindex(3, 3, 3)}
     # Short side 256, then the 224 x 224 in the middle of 340 x 256: no scaling here.
@@ -194,6 +239,14 @@ def table(num_clips: int, **options: Any) -> Clips:
         ({"world_size": 0}, r"world_size \(0\) must be a whole number of at least 1"),
         ({"rank": -1}, r"rank \(-1\) must be a whole number of at least 0"),
         ({"rank": 2, "world_size": 2}, r"rank \(2\) must be below world_size \(2\)"),
+        ({"train_crop": "centre"}, r"train_crop \('centre'\) must be one of 'multi_scale', 'random_resized'"),
+        ({"rand_augment": RandAugment(0, 9)}, r"rand_augment \(\[0, 9\]\) must be \[operations, strength\]"),
+        ({"views": Views(2)}, r"Views\(num_clips=2, crops='centre'\) is for evaluation"),
+        ({"views": Views(3), "training": False}, r"3 clips of a video asked for, but MotionGuided has at most 2"),
+        (
+            {"views": Views(crops="ten"), "training": False, "flip_label_map": {0: 1}},
+            r"flip_label_map says that mirrored clips have other labels.*crops='three'",
+        ),
         ({"flip_probability": 1.5}, r"flip_probability \(1\.5\) must be between 0 and 1"),
         ({"flip_probability": -0.1}, r"flip_probability \(-0\.1\) must be between 0 and 1"),
         ({"flip_probability": float("nan")}, r"flip_probability \(nan\) must be between 0 and 1"),
@@ -436,7 +489,7 @@ def test_host_source_gives_the_rows_of_the_plan(dali_videos: Clips, start: tuple
             clip, picks, *_ = load_clip(dali_videos.file(sample), draws, sampler=plan.sampler, name="v")
             np.testing.assert_array_equal(pixels[row], clip)
             assert frames[row].tolist() == picks.tolist()
-            assert (kind(flips[row]), bool(flips[row])) == (("int32", ()), draws.flip)
+            assert (kind(flips[row]), bool(flips[row][0])) == (("int32", (1,)), draws.flip)
             np.testing.assert_array_equal(measured[row], measure_video(dali_videos.file(sample)).motion)
 
 
@@ -453,8 +506,47 @@ def test_encoded_source_gives_the_rows_of_the_plan(dali_videos: Clips) -> None:
         assert files[row].tobytes() == dali_videos.file(sample).read_bytes()
         assert (kind(targets[row]), targets[row].tolist()) == (("float64", (4,)), draws.targets.tolist())
         height, width = decode_all(dali_videos.file(sample)).shape[1:3]
-        assert (kind(crops[row]), tuple(crops[row])) == (("int32", (4,)), draws.box(width, height))
-        assert (kind(flips[row]), bool(flips[row])) == (("int32", ()), draws.flip)
+        assert (kind(crops[row]), tuple(crops[row][0])) == (("int32", (1, 4)), draws.box(width, height))
+        assert (kind(flips[row]), bool(flips[row][0])) == (("int32", (1,)), draws.flip)
+
+
+@pytest.mark.parametrize("sampler", [MotionGuided(3), Uniform(3), Dense(3)], ids=str)
+def test_a_video_is_decoded_once_for_all_its_views(
+    dali_videos: Clips, sampler: Sampler | Dense, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+
+    def count(*arguments: Any, **options: Any) -> Iterator[VideoFrame]:
+        for frame in decode(*arguments, **options):
+            decoded.append(frame)
+            yield frame
+
+    monkeypatch.setattr("mgs_dali.source.decode", count)
+    plan = plan_of(dali_videos, sampler=sampler, batch_size=1, training=False, views=Views(2, "ten"))
+    pixels, crops, frames, flips, *_ = HostSource(plan)(SimpleNamespace(iteration=4))
+    video = decode_all(dali_videos.file(4))
+    assert len(decoded) <= len(video)
+    assert frames[0].shape == (6,)
+    np.testing.assert_array_equal(pixels[0], video[frames[0]])  # whole frames
+    assert [tuple(box) for box in crops[0].tolist()] == plan.draws(0, 4).boxes(*video.shape[2:0:-1])
+    assert flips[0].tolist() == [0, 1] * 5
+
+
+def test_sources_give_the_columns_that_the_graph_uses(dali_videos: Clips) -> None:
+    """DALI warns of others."""
+    names = {"crops", "operations", "targets", "decoded"}
+    augmented, views = RandAugment(2, 9), Views(crops="three")
+    for kind_of_source, changes, used in (
+        (HostSource, {}, set()),
+        (HostSource, {"rand_augment": augmented}, {"operations"}),
+        (HostSource, {"rand_augment": augmented, "training": False}, set()),
+        (HostSource, {"training": False, "views": views}, {"crops"}),
+        (EncodedSource, {}, {"crops", "targets"}),
+        (EncodedSource, {"sampler": Uniform(4), "rand_augment": augmented}, {"crops", "operations"}),
+    ):
+        plan = plan_of(dali_videos, **changes)
+        rows = HostSource(plan) if kind_of_source is HostSource else EncodedSource(plan, refusal_without_gpu)
+        assert names & set(rows.columns) == used
 
 
 def bad_table(videos: dict[str, Path], folder: Path) -> Clips:

@@ -17,10 +17,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from mgs_dali.annotations import Clips
-from mgs_dali.loader import ClipBatch, Position, default_num_workers
+from mgs_dali.crops import Box
+from mgs_dali.loader import ClipBatch, Position, batch_of_views, default_num_workers
 from mgs_dali.motion_index import MotionIndex
-from mgs_dali.sampling import MotionGuided, Uniform
+from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.source import Plan, load_sample
+from mgs_dali.views import ONE_VIEW, Views
 
 from .logs import log
 
@@ -30,7 +32,7 @@ IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 
 _Item = tuple[int, int]  # epoch, sample
-_Row = tuple[torch.Tensor, np.ndarray, bool]  # clip, frames, flip
+_Row = tuple[torch.Tensor, np.ndarray, tuple[bool, ...]]  # views (K, num_picks, 3, H, W), frames, flips
 _Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, stacked
 
 
@@ -41,10 +43,10 @@ class CpuLoader:
 
     Args:
         clips: the annotation table, from :func:`mgs_dali.read_annotations`.
-        sampler: how frames are chosen: ``MotionGuided(...)`` or ``Uniform(...)``.
-        batch_size: clips in a batch of this process.
-        training: shuffle, and draw frames, crops and flips at random. Otherwise list order, the centre of each segment,
-            and centre crops.
+        sampler: how frames are chosen: ``MotionGuided(...)``, ``Uniform(...)`` or ``Dense(...)``.
+        batch_size: videos in a batch of this process.
+        training: shuffle, and draw frames, crops and flips at random. Otherwise list order, and of each video what
+            ``views`` says.
         size: side of the square clips in pixels.
         seed: of order and draws.
         num_workers: worker processes; one a CPU core by default, 8 at most. 0 loads in this process.
@@ -52,6 +54,9 @@ class CpuLoader:
         flip_probability: of mirroring a training clip, left to right.
         flip_label_map: labels that change when a clip is mirrored, from the label to its mirrored one.
         motion_index: motion curves from ``mgs-dali index``, to choose motion-guided frames by.
+        train_crop: crops to train on: "multi_scale" (MultiScaleCrop of TSN and TSM) or "random_resized".
+        rand_augment: None; RandAugment is done by DALI.
+        views: what is seen of each video in evaluation.
 
     Raises:
         ValueError: an argument is not allowed. While iterating: a video that cannot be read or decoded, with its path
@@ -64,7 +69,7 @@ class CpuLoader:
         self,
         clips: Clips,
         *,
-        sampler: MotionGuided | Uniform,
+        sampler: MotionGuided | Uniform | Dense,
         batch_size: int,
         training: bool,
         size: int = 224,
@@ -75,7 +80,15 @@ class CpuLoader:
         flip_probability: float = 0.0,
         flip_label_map: Mapping[int, int] | None = None,
         motion_index: MotionIndex | None = None,
+        train_crop: str = "multi_scale",
+        rand_augment: tuple[int, int] | None = None,
+        views: Views = ONE_VIEW,
     ) -> None:
+        if training and rand_augment is not None:
+            raise ValueError(
+                f"rand_augment ({list(rand_augment)}) is done by DALI, which this loader does without: its clips would "
+                "not be those of the DALI loader. Leave out one of the two."
+            )
         self.plan = Plan(
             clips,
             sampler,
@@ -88,6 +101,8 @@ class CpuLoader:
             flip_probability=flip_probability,
             flip_label_map=flip_label_map,
             motion_index=motion_index,
+            train_crop=train_crop,
+            views=views,
         )
         if motion_index is not None:
             motion_index.check_covers(clips)
@@ -117,12 +132,8 @@ class CpuLoader:
             samples, valid = self.plan.batch(position.epoch, position.iteration)
             clips, frames, flips = columns
             position.iteration += 1
-            yield ClipBatch(
-                clips=clips,
-                labels=torch.from_numpy(self.plan.labels(samples, flips.numpy())),
-                frames=frames,
-                samples=torch.from_numpy(samples),
-                valid=torch.from_numpy(valid),
+            yield batch_of_views(
+                self.plan, samples, valid, clips=clips, frames=frames, flips=flips, device=torch.device("cpu")
             )
         position.end()
 
@@ -187,12 +198,21 @@ class _ClipDataset(Dataset[_Row | str]):
             pixels, frames, *_ = load_sample(plan, sample, draws)
         except ValueError as error:
             return str(error)  # as data: DataLoader would wrap an exception in its own text and a traceback
-        clip = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (T, 3, height, width)
-        clip = transforms.resize(clip, [plan.size, plan.size], InterpolationMode.BILINEAR, antialias=True)
-        if draws.flip:
-            clip = transforms.horizontal_flip(clip)
-        clip = transforms.to_dtype(clip, torch.float32, scale=True)
-        return transforms.normalize(clip, IMAGENET_MEAN, IMAGENET_STD), frames, draws.flip
+        pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (num_picks, 3, height, width)
+        height, width = pixels.shape[1:3]
+        crops = draws.boxes(width, height) if len(draws.flips) > 1 else [(0, 0, width, height)]
+        views = [_view(pictures, box, flip, side=plan.side) for box, flip in zip(crops, draws.flips, strict=True)]
+        return torch.stack(views), frames, draws.flips
+
+
+def _view(pictures: torch.Tensor, box: Box, flip: bool, *, side: int) -> torch.Tensor:
+    x, y, width, height = box
+    view = pictures[:, :, y : y + height, x : x + width]
+    view = transforms.resize(view, [side, side], InterpolationMode.BILINEAR, antialias=True)
+    if flip:
+        view = transforms.horizontal_flip(view)
+    view = transforms.to_dtype(view, torch.float32, scale=True)
+    return transforms.normalize(view, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _collate(rows: list[_Row | str]) -> _Batch | str:
