@@ -8,14 +8,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
 from training import NUM_TRAIN, NUM_VAL, SMALL, metrics, train, write_data
 
+from mgs_dali.annotations import read_annotations
 from mgs_dali.motion_index import MotionIndex
-from mgs_dali.sampling import MotionGuided, Uniform
+from mgs_dali.sampling import Dense, MotionGuided, Uniform
+from mgs_dali.views import PROTOCOLS
+from models.tsm import TSM
 from train.command_line import parse_command_line
+from train.cpu_loader import CpuLoader
+from train.evaluation import read_scores
 from train.recipe import RECIPES, Recipe, field_docs
 from train.tsm import main
 
@@ -80,6 +86,10 @@ def test_a_recipe_survives_its_own_file(tmp_path: Path) -> None:
     recipe = Recipe(flip_label_map={3: 4}, flip_probability=0.5, grad_clip=None, lr_steps=(1, 2), lr=3e-5, epochs=3)
     _, again, _ = parse_command_line(write_recipe(tmp_path, recipe.to_yaml()))
     assert again == recipe
+    recipe = Recipe(sampler="dense", train_crop="random_resized", rand_augment=(2, 27), protocol="dense_ten")
+    _, again, _ = parse_command_line(write_recipe(tmp_path, recipe.to_yaml()))
+    assert again == recipe
+    assert again.frame_sampler == Dense(8)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +126,11 @@ def test_teaches_what_is_wrong_with_a_recipe(tmp_path: Path, text: str, message:
         (["--motion-index", "auto", "--loader", "cpu"], r"--motion-index auto records .* with --loader cpu"),
         (["--motion-index", "auto", "--eval", "a.ckpt"], r"--motion-index auto records .* with --eval"),
         (["--resume", "gone.ckpt"], r"gone\.ckpt: no such checkpoint"),
+        (["--scores", "a.npz"], r"--scores a\.npz must be a \.npz file, and is for --eval"),
+        (["--eval", "a.ckpt", "--scores", "a.csv"], r"--scores a\.csv must be a \.npz file"),
+        (["--protocol", "best"], r"protocol must be one of 'efficient', 'efficient_full', 'accurate'.* found best"),
+        (["--rand-augment", "[2, 31]"], r"rand_augment \(\[2, 31\]\) must be \[operations, strength\]"),
+        (["--sampler", "dense", "--span-frames", "4"], r"span_frames must be at least num_segments \(8\), found 4"),
         (["--eval", "a.ckpt", "--resume", "b.ckpt"], r"--eval and --resume exclude each other"),
         (["--lr-steps", "[4, 2]"], r"lr_steps \(\[4, 2\]\) must be numbers of epochs"),
         (["--flip-label-map", "{0: 1}"], r"flip_label_map is given but flip_probability is 0"),
@@ -194,9 +209,48 @@ def test_validates_a_checkpoint_with_its_own_recipe(
 ) -> None:
     assert train_here("--eval", "run/best.ckpt") == 0
     line = capsys.readouterr().out
-    found = re.fullmatch(r"(val/top1 \d\.\d{4}), val/top5 1\.0000, val/mean_class \d\.\d{4}\n", line)
+    found = re.fullmatch(r"(val/top1 \d\.\d{4}), val/top5 1\.0000(, val/mean_(class|recall) \d\.\d{4}){2}\n", line)
     assert found
     assert found[1] in trained[0].splitlines()[-1]
+
+
+def test_protocols_and_files_of_scores(
+    trained: tuple[str, str], train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], data: Path
+) -> None:
+    assert trained
+    scores = {}
+    for protocol in ("efficient", "accurate"):
+        flags = ["--protocol", protocol, "--average", "logits", "--scores", f"{protocol}.npz"]
+        assert train_here("--eval", "run/best.ckpt", *flags) == 0
+        line = capsys.readouterr().out
+        scores[protocol] = read_scores(data / f"{protocol}.npz")
+        assert line == ", ".join(f"val/{name} {value:.4f}" for name, value in scores[protocol].metrics.items()) + "\n"
+        assert scores[protocol].paths.tolist() == [f"{index}.avi" for index in range(NUM_TRAIN, NUM_TRAIN + NUM_VAL)]
+        assert scores[protocol].labels.tolist() == [index % 3 for index in range(NUM_TRAIN, NUM_TRAIN + NUM_VAL)]
+        assert (str(scores[protocol].protocol), str(scores[protocol].average)) == (protocol, "logits")
+    assert scores["efficient"].scores.shape == (NUM_VAL, 3)
+    assert not np.array_equal(scores["efficient"].scores, scores["accurate"].scores)
+
+
+def test_scores_are_the_mean_over_the_views(
+    trained: tuple[str, str], train_here: Callable[..., int], data: Path
+) -> None:
+    """The model on every view of one video, without the evaluation."""
+    assert trained
+    for average, protocol in (("probabilities", "accurate"), ("logits", "ten_crop")):
+        flags = ["--protocol", protocol, "--average", average, "--scores", "scores.npz"]
+        assert train_here("--eval", "run/best.ckpt", *flags) == 0
+        checkpoint = torch.load(data / "run" / "best.ckpt", weights_only=True)
+        model = TSM(3, 2, depth=10, weights=None).eval()
+        model.load_state_dict(checkpoint["model"])
+        clips = read_annotations(data / "val.txt", root=data / "videos", num_classes=3)
+        views = PROTOCOLS[protocol]
+        options: dict[str, Any] = {"sampler": MotionGuided(2), "batch_size": NUM_VAL, "size": 32, "num_workers": 0}
+        (batch,) = CpuLoader(clips, **options, training=False, views=views)
+        with torch.no_grad():
+            logits = model(batch.clips).double().reshape(NUM_VAL, len(views), 3)
+        expected = (logits.softmax(-1) if average == "probabilities" else logits).mean(1)
+        np.testing.assert_allclose(read_scores(data / "scores.npz").scores, expected, atol=1e-4)
 
 
 def test_a_run_that_is_done_says_so_again(

@@ -15,6 +15,7 @@ from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.demo import make_demo
 from mgs_dali.loader import ClipLoader
 from mgs_dali.motion_index import MotionIndex, MotionRecorder
+from mgs_dali.views import ONE_VIEW, Views
 from models.tsm import TSM, parameter_groups
 
 from .checkpoint import Checkpoint
@@ -135,9 +136,16 @@ def _read_list(recipe: Recipe, file: str | None) -> Clips:
 
 
 def make_loader(
-    fabric: Fabric, options: Options, recipe: Recipe, clips: Clips, *, training: bool, out: Path | None = None
+    fabric: Fabric,
+    options: Options,
+    recipe: Recipe,
+    clips: Clips,
+    *,
+    training: bool,
+    out: Path | None = None,
+    views: Views = ONE_VIEW,
 ) -> ClipLoader | CpuLoader:
-    """The loader of this process; ``out`` is the run's folder, for what is recorded."""
+    """The loader of this process; ``out`` is the run's folder, for what is recorded, ``views`` are for evaluation."""
     common: dict[str, Any] = {
         "sampler": recipe.frame_sampler,
         "batch_size": recipe.batch_size,
@@ -149,6 +157,9 @@ def make_loader(
         "world_size": fabric.world_size,
         "flip_probability": recipe.flip_probability,
         "flip_label_map": recipe.flip_label_map,
+        "train_crop": recipe.train_crop,
+        "rand_augment": recipe.rand_augment,
+        "views": views,
         "motion_index": _motion_index(options, out=out),
     }
     if options.loader == "cpu":

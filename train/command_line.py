@@ -39,7 +39,9 @@ class Options:
     resume: str | None = None
     """Go on from a checkpoint; auto takes last.ckpt of --out where there is one, and starts anew where not."""
     eval: str | None = None
-    """Only validate this checkpoint on the validation list."""
+    """Only evaluate this checkpoint on the validation list, with the recipe's protocol."""
+    scores: str | None = None
+    """With --eval: a .npz file for the scores of every clip, which python -m train.evaluate judges and fuses."""
 
     def __post_init__(self) -> None:
         if self.loader == "cpu" and self.route is not None:
@@ -52,6 +54,8 @@ class Options:
             )
         if self.eval is not None and self.resume is not None:
             raise ValueError("--eval and --resume exclude each other: --eval trains nothing.")
+        if self.scores is not None and (self.eval is None or not self.scores.endswith(".npz")):
+            raise ValueError(f"--scores {self.scores} must be a .npz file, and is for --eval CHECKPOINT.")
         if self.resume == "auto" and self.out is None:
             raise ValueError("--resume auto needs --out DIR, the folder of the run to go on with.")
 

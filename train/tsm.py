@@ -5,7 +5,8 @@
     python -m train.tsm --recipe my.yaml --train-list train.txt --val-list val.txt --root videos/ --out runs/mine
     torchrun --nproc-per-node 8 -m train.tsm ...                     # the same on 8 GPUs
     python -m train.tsm --out runs/mine --resume auto                # go on where it stopped
-    python -m train.tsm --eval runs/mine/best.ckpt                   # validate only
+    python -m train.tsm --eval runs/mine/best.ckpt                   # evaluate only
+    python -m train.tsm --eval runs/mine/best.ckpt --protocol accurate --scores mine.npz    # see train/evaluate.py
 
 A run is a recipe (``train/recipe.py``) and these options (``train/command_line.py``; ``--help`` lists all).
 """
@@ -14,8 +15,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from lightning.fabric import Fabric
+
+from mgs_dali.views import PROTOCOLS
 
 from .build import (
     build_model,
@@ -30,6 +34,7 @@ from .build import (
 )
 from .checkpoint import Checkpoint, check_same_run, save_checkpoint
 from .command_line import Options, parse_command_line
+from .evaluation import ClipScores, score_clips, write_scores
 from .logs import Metrics, log, open_log, say_how_to_go_on
 from .loop import clip_metrics, train_epoch, validate
 from .recipe import Recipe
@@ -79,17 +84,22 @@ def train(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoi
 
 
 def evaluate(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoint) -> None:
-    """Validate a checkpoint and print its metrics."""
+    """Evaluate a checkpoint with the recipe's protocol, print its metrics and write its scores."""
     if recipe.num_classes is None:
         recipe = replace(recipe, num_classes=checkpoint["recipe"]["num_classes"])
     recipe, clips = read_val_data(fabric, recipe)
-    metrics = clip_metrics(clips, fabric.device)
+    views = PROTOCOLS[recipe.protocol]
     model = fabric.setup(build_model(recipe, checkpoint))
-    with make_loader(fabric, options, recipe, clips, training=False) as loader:
-        log.info("validating on %d clips of %s", len(clips), clips.list_file)
-        values = validate(fabric, model, loader, metrics=metrics)
+    with make_loader(fabric, options, recipe, clips, training=False, views=views) as loader:
+        log.info("evaluating %d clips of %s", len(clips), clips.list_file)
+        side = views.side(recipe.size)
+        log.info("protocol %s: the %s of %d views of %d x %d", recipe.protocol, recipe.average, len(views), side, side)
+        scores = score_clips(fabric, model, loader, num_clips=len(clips), num_views=len(views), average=recipe.average)
+    found = ClipScores.of(clips, scores, protocol=recipe.protocol, average=recipe.average)
     if fabric.is_global_zero:
-        print(", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+        if options.scores is not None:
+            write_scores(found, Path(options.scores))
+        print(", ".join(f"val/{name} {value:.4f}" for name, value in found.metrics.items()))
 
 
 def main() -> int:
