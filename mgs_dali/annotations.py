@@ -793,3 +793,15 @@ def _csv_hint(file: Path) -> str:
         f" (A Kinetics CSV would begin with the header {','.join(_KINETICS_COLUMNS)}, one of Something-Something V1 or "
         "Jester with `id;class`.)"
     )
+
+
+
+def read_class_names(file: str | Path) -> list[str]:
+    """Read class names in the order of their numbers: one a line, or a Something-Something ``labels.json``.
+
+    Raises:
+        ValueError: the file is missing or empty, or has a name twice.
+    """
+    names = _read_class_names(file)
+    assert names is not None
+    return names

@@ -374,3 +374,22 @@ def test_processes_share_an_epoch_and_count_clips_once(data: Path, tmp_path: Pat
     checkpoint: dict[str, Any] = torch.load(out / "last.ckpt", weights_only=True)
     assert checkpoint["loader"] == {"epoch": 2, "iteration": 0}
     assert checkpoint["schedule"]["last_epoch"] == 2 * -(-NUM_TRAIN // 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["efficient", "accurate"])
+def test_scores_are_the_same_on_any_number_of_processes(data: Path, trained: tuple[str, str], protocol: str) -> None:
+    """Five clips, in global batches of six that one, two and three processes share."""
+    assert trained
+    flags = ["--loader", "cpu", "--device", "cpu", "--eval", "run/last.ckpt", "--protocol", protocol]
+    found = []
+    for num_processes in (1, 2, 3):
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m")
+        batch = ["--batch-size", str(6 // num_processes), "--scores", f"{num_processes}.npz"]
+        line, _ = train(data, *flags, *batch, launcher=launcher)
+        found.append((line, read_scores(data / f"{num_processes}.npz")))
+    for line, scores in found[1:]:
+        assert line == found[0][0]
+        assert scores.metrics == found[0][1].metrics
+        assert scores.paths.tolist() == found[0][1].paths.tolist()
+        np.testing.assert_allclose(scores.scores, found[0][1].scores, atol=1e-5)
