@@ -795,7 +795,6 @@ def _csv_hint(file: Path) -> str:
     )
 
 
-
 def read_class_names(file: str | Path) -> list[str]:
     """Read class names in the order of their numbers: one a line, or a Something-Something ``labels.json``.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NEITHER = ["annotations", "crops", "motion", "packets", "sampling", "source", "video"]
+NEITHER = ["annotations", "crops", "motion", "packets", "rand_augment", "sampling", "source", "video", "views"]
 
 BLOCK = """
 import sys
