@@ -109,7 +109,12 @@ def class_names(recipe: Recipe, labels: str | None) -> tuple[list[str], str]:
             elif recipe.train_list is not None:
                 source = recipe.train_list
                 names = read_annotations(
-                    source, root=recipe.root, num_classes=recipe.num_classes, multi_label=recipe.multi_label
+                    source,
+                    root=recipe.root,
+                    num_classes=recipe.num_classes,
+                    multi_label=recipe.multi_label,
+                    template=recipe.template,
+                    with_offset=recipe.with_offset,
                 ).class_names
             reason = "the checkpoint's recipe names no classes."
         except ValueError as error:
