@@ -216,7 +216,7 @@ class Plan:
         if any(self.views.flips) and self.flip_label_map:
             raise ValueError(
                 "views of crops='ten' are mirrored, and flip_label_map says that mirrored clips have other labels: "
-                "their scores must not be averaged. Use other crops, such as crops='three'."
+                "their scores must not be averaged. Use other crops, such as crops='three' (protocol accurate)."
             )
         if not self.training:
             sampling_targets(self.sampler, num_clips=self.views.num_clips)  # checks how many clips there are

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -71,6 +71,10 @@ def test_every_recipe_can_be_read(name: str) -> None:
     for key, value in values.items():
         found = getattr(recipe, key)
         assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+def test_a_recipe_knows_the_protocols() -> None:
+    assert set(get_args(get_type_hints(Recipe)["protocol"])) == set(PROTOCOLS)
 
 
 def test_flags_go_before_the_file_wherever_they_stand(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
+from mgs_dali.rand_augment import RandAugment
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 
 __all__ = ["RECIPES", "Recipe", "did_you_mean", "field_docs", "find_recipe"]
@@ -149,9 +150,7 @@ class Recipe:
         if self.flip_label_map and self.flip_probability == 0:
             raise ValueError("flip_label_map is given but flip_probability is 0: nothing is mirrored. Set both.")
         if self.rand_augment is not None:
-            num_operations, strength = self.rand_augment
-            allowed = num_operations >= 1 and 0 <= strength <= 30
-            _check(allowed, "rand_augment", list(self.rand_augment), "[operations, strength]: at least 1, and 0 to 30")
+            RandAugment(*self.rand_augment).check()
         _ = self.frame_sampler  # checks its own
 
     @property
