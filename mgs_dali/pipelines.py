@@ -35,6 +35,7 @@ _FORMATS = {
     "targets": (types.FLOAT64, 1),
     "decoded": (types.INT32, 1),
     "places": (types.INT32, 1),
+    "crop": (types.INT32, 1),
     "crops": (types.INT32, 2),
     "flips": (types.INT32, 1),
     "operations": (types.INT32, 2),

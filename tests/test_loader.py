@@ -1103,6 +1103,43 @@ def test_frame_folders_give_the_clips_of_their_videos(
                 assert same(others[2], others[3])
 
 
+@pytest.mark.parametrize(
+    ("sampler", "views"),
+    [
+        (MotionGuided(6), Views(2, "three")),
+        (Uniform(6), Views(1, "ten")),
+        (Dense(4, span_frames=16), Views(3, "centre")),
+    ],
+    ids=str,
+)
+def test_views_of_frame_folders_are_those_of_their_videos(
+    taken_apart: tuple[Clips, Clips], sampler: MotionGuided | Uniform | Dense, views: Views
+) -> None:
+    """Also of frames that are in several clips, and of folders of fewer frames than segments."""
+    videos, folders = taken_apart
+    options: dict[str, Any] = {"sampler": sampler, "training": False, "views": views}
+    with make(videos, **options) as of_videos, make(folders, **options) as of_folders:
+        by_pyav = cpu_loader(videos, **options), cpu_loader(folders, **options)
+        for batch, found, *others in zip(of_videos, of_folders, *by_pyav, strict=True):
+            assert len(found) == 3 * len(views)
+            assert_pictures_of(found, batch)
+            assert same(*others)
+
+
+def test_frame_folders_are_cropped_and_augmented_as_their_videos(taken_apart: tuple[Clips, Clips]) -> None:
+    """Operations that stretch a picture's values stretch the decoders' differences too."""
+    videos, folders = taken_apart
+    options: dict[str, Any] = {"sampler": Uniform(4), "train_crop": "random_resized", "rand_augment": (1, 20)}
+    apart = []
+    with make(videos, **options) as of_videos, make(folders, **options, num_workers=2) as of_folders:
+        for batch, found in zip(of_videos, of_folders, strict=True):
+            assert torch.equal(batch.frames, found.frames)
+            differences = (to_levels(batch.clips) - to_levels(found.clips)).abs()
+            apart += differences.mean(dim=(1, 2, 3, 4)).tolist()
+    assert np.median(apart) < 0.5
+    assert max(apart) < 10
+
+
 def test_offsets_are_respected_in_the_motion_too(taken_apart: tuple[Clips, Clips], folder_index: MotionIndex) -> None:
     videos, folders = taken_apart
     spans = [(0, 31), (7, 10), (20, 11), (0, 1), (30, 1), (5, -1), (12, 12)]

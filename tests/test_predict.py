@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import decode_all, encode, moving_disc
+from conftest import decode_all, encode, moving_disc, take_apart
 
 from mgs_dali.sampling import segment_targets, stratum_starts, uniform_frames
 from models.tsm import TSM
@@ -50,7 +50,7 @@ def run(
     monkeypatch.chdir(folder)
 
     def command_line(*arguments: str) -> tuple[int, str, str]:
-        argv = ["train.predict", *arguments, "--checkpoint", "best.ckpt", "--device", "cpu"]
+        argv = ["train.predict", "--checkpoint", "best.ckpt", "--device", "cpu", *arguments]
         monkeypatch.setattr("sys.argv", argv)
         return command.main(), *capsys.readouterr()
 
@@ -141,6 +141,20 @@ def test_names_from_what_the_training_used(tmp_path: Path) -> None:
     names, note = class_names(recipe, None)
     assert names == [f"class {number}" for number in range(6)]
     assert "gone.txt does not exist" in note
+
+
+def test_frame_folders(folder: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    take_apart(folder / "b.avi", folder / "b")
+    code, _, err = run("b")
+    assert code == 2
+    assert "it is a folder" in err  # trained on videos
+    checkpoint: Checkpoint = torch.load(folder / "best.ckpt", weights_only=True)
+    checkpoint["recipe"]["template"] = "img_{:05}.jpg"
+    torch.save(checkpoint, folder / "folders.ckpt")
+    code, out, _ = run("b", "b.avi", "--checkpoint", "folders.ckpt")
+    lines = out.splitlines()
+    assert (code, lines[0], lines[7]) == (0, "b", "b.avi")
+    assert lines[1] == lines[8] == "  frames 3 11 18 26"
 
 
 def test_fewer_than_five_classes() -> None:

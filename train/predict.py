@@ -52,7 +52,7 @@ def predict(video: Path, model: nn.Module, recipe: Recipe) -> Prediction:
     """Look at a video as the recipe's protocol says, without a motion index.
 
     Args:
-        video: the file.
+        video: the file; or a frame folder, for a model that was trained on such.
         model: (B, T, 3, H, W) -> logits (B, num_classes), on the device to use.
         recipe: what the model was trained with.
 
@@ -71,6 +71,7 @@ def predict(video: Path, model: nn.Module, recipe: Recipe) -> Prediction:
         class_names=None,
         list_file=Path("the command line"),
         list_lines=np.ones(1, np.int64),
+        template=recipe.template if video.is_dir() else None,
     )
     loader = CpuLoader(
         clips,
@@ -165,7 +166,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.predict", description="Say what videos show.")
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file, or frame folder if trained on such")
     parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="best.ckpt or last.ckpt of a training")
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: those of the training)")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), help="views of a video (default: the recipe's)")
