@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,11 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = TSM(6, 4, depth=10, weights=None)
     torch.nn.init.normal_(model.fc.weight, std=0.3)
-    checkpoint: Checkpoint = {
-        "model": model.state_dict(), "optimizer": {}, "schedule": {}, "loader": {"epoch": 1, "iteration": 0},
-        "loss_sums": torch.zeros(2, dtype=torch.float64), "best": None, "recipe": asdict(RECIPE), "world_size": 1,
-    }  # fmt: skip
-    torch.save(checkpoint, folder / "best.ckpt")
+    checkpoint: dict[str, Any] = dict.fromkeys(Checkpoint.__annotations__)
+    torch.save({**checkpoint, "model": model.state_dict(), "recipe": asdict(RECIPE)}, folder / "best.ckpt")
     return folder
 
 
