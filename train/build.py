@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
+from torch import nn
 
 from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.demo import make_demo
@@ -17,15 +19,17 @@ from mgs_dali.loader import ClipLoader
 from mgs_dali.motion_index import MotionIndex, MotionRecorder
 from models.tsm import TSM, parameter_groups
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, position_here
 from .command_line import Options
 from .cpu_loader import CpuLoader
 from .logs import log, set_up_logging
-from .loop import Loader, Run
+from .loop import Loader, Run, steps_an_epoch
 from .recipe import Recipe
 
 __all__ = [
     "build_model",
+    "clips_a_step",
+    "load_backbone",
     "make_loader",
     "read_data",
     "read_val_data",
@@ -55,8 +59,14 @@ def start_fabric(options: Options, recipe: Recipe) -> Fabric:
             "process trains on its own. Start as many processes as GPUs, or train with --device cpu."
         )
     precision, why = _precision(recipe, on_gpu=on_gpu)
+    # Running statistics of batch norms stay each process's own until they are evaluated, as in mmaction2.
+    ddp = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     fabric = Fabric(
-        accelerator="cuda" if on_gpu else "cpu", devices=num_devices, num_nodes=num_nodes, precision=precision
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=num_devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        strategy=ddp if num_devices * num_nodes > 1 else "auto",
     )
     fabric.launch()
     set_up_logging(shown=fabric.is_global_zero)
@@ -185,8 +195,10 @@ def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
         recipe.num_segments,
         depth=recipe.depth,
         dropout=recipe.dropout,
-        weights=None if checkpoint else recipe.weights,
+        weights=None if checkpoint or recipe.init else recipe.weights,
     )
+    if checkpoint is None and recipe.init is not None:
+        load_backbone(model, recipe.init)
     if checkpoint:
         try:
             model.load_state_dict(checkpoint["model"])
@@ -198,33 +210,64 @@ def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
     return model
 
 
-def start_run(fabric: Fabric, recipe: Recipe, loader: Loader, checkpoint: Checkpoint | None) -> Run:
-    """Model, optimizer and schedule, new or where the checkpoint left them, and the loader at the same place."""
+def load_backbone(model: TSM, file: str) -> None:
+    """Start a model's backbone from a checkpoint in any published format; its classifier stays as it is.
+
+    Raises:
+        ValueError: the file is no such checkpoint, or its backbone is another.
+    """
+    from models import checkpoints  # type: ignore[attr-defined,unused-ignore]  # noqa: PLC0415
+
+    state = {name: value for name, value in checkpoints.load(file).items() if name.startswith("backbone.")}
+    try:
+        model.backbone.load_state_dict({name.removeprefix("backbone."): value for name, value in state.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"init: {file}: its backbone is not the recipe's: {' '.join(str(error).split())[:300]}."
+        ) from None
+
+
+def start_run(fabric: Fabric, options: Options, recipe: Recipe, loader: Loader, checkpoint: Checkpoint | None) -> Run:
+    """Model and optimizer, new or where the checkpoint left them, and the loader at the same place."""
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe, checkpoint).to(memory_format=torch.channels_last)  # faster on GPU and CPU
-    groups = parameter_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    optimizer = torch.optim.SGD([group for group in groups if group["params"]], lr=recipe.lr, momentum=recipe.momentum)
-    num_steps = len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.lr_factor(step / num_steps))
-    fabric_model, fabric_optimizer = fabric.setup(model, optimizer)
+    network: nn.Module = build_model(recipe, checkpoint).to(memory_format=torch.channels_last)  # faster on GPU and CPU
+    if recipe.sync_batchnorm:
+        if fabric.device.type != "cuda":
+            raise ValueError("sync_batchnorm: PyTorch has it for GPUs only. Leave it out on the CPU.")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    lr = recipe.lr_for(clips_a_step(fabric, recipe))
+    groups = [
+        {**group, "initial_lr": group["lr"]}
+        for group in parameter_groups(network, lr=lr, weight_decay=recipe.weight_decay)
+        if group["params"]
+    ]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum)
+    compiled = cast(nn.Module, torch.compile(network)) if options.compile else network
+    model, fabric_optimizer = fabric.setup(compiled, optimizer)
     loss_sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
-    run = Run(fabric_model, fabric_optimizer, schedule, loader, loss_sums)
+    run = Run(network, model, fabric_optimizer, loader, loader.state_dict(), loss_sums)
     if checkpoint:
         optimizer.load_state_dict(checkpoint["optimizer"])
-        schedule.load_state_dict(checkpoint["schedule"])
-        loader.load_state_dict(checkpoint["loader"])
+        for group, new in zip(optimizer.param_groups, groups, strict=True):
+            group["initial_lr"] = new["initial_lr"]  # another number of processes may go on
+        run.position = position_here(checkpoint, recipe=recipe, world_size=fabric.world_size, num_batches=len(loader))
+        loader.load_state_dict(run.position)
         run.loss_sums = checkpoint["loss_sums"].to(fabric.device)
         run.best = checkpoint["best"]
     return run
 
 
+def clips_a_step(fabric: Fabric, recipe: Recipe) -> int:
+    """Clips of all processes that make one step."""
+    return recipe.batch_size * recipe.accumulate * fabric.world_size
+
+
 def snapshot(fabric: Fabric, recipe: Recipe, run: Run) -> Checkpoint:
     """The run as it stands now."""
     return {
-        "model": run.model.state_dict(),
+        "model": run.network.state_dict(),
         "optimizer": run.optimizer.state_dict(),
-        "schedule": run.schedule.state_dict(),
-        "loader": run.loader.state_dict(),
+        "loader": dict(run.position),
         "loss_sums": run.loss_sums,
         "best": run.best,
         "recipe": asdict(recipe),
@@ -265,10 +308,17 @@ def say_what_runs(fabric: Fabric, recipe: Recipe, loader: Loader, train_clips: C
         recipe.size,
         recipe.sampler,
     )
+    step = clips_a_step(fabric, recipe)
     log.info(
-        "batch: %d clips in each of %d processes, %d steps an epoch, %d epochs",
+        "batch: %d clips in each of %d processes%s; %d steps of %d clips an epoch, %d epochs",
         recipe.batch_size,
         fabric.world_size,
-        len(loader),
+        f", {recipe.accumulate} batches a step" if recipe.accumulate > 1 else "",
+        steps_an_epoch(loader, recipe),
+        step,
         recipe.epochs,
     )
+    if recipe.lr_batch is None:
+        log.info("lr %g as it is (lr_batch: null)", recipe.lr)
+    else:
+        log.info("lr %g for %d clips a step -> %g for %d", recipe.lr, recipe.lr_batch, recipe.lr_for(step), step)
