@@ -94,9 +94,9 @@ def read_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips, Clips]:
     if recipe.train_list is None or recipe.val_list is None:
         missing = "--train-list" if recipe.train_list is None else "--val-list"
         raise ValueError(f"{missing} is missing. A training needs both lists; without any, it uses the demo set.")
-    train_clips = _read_list(recipe, recipe.train_list)
+    train_clips = _read_list(recipe, recipe.train_list, recipe.root)
     recipe = replace(recipe, num_classes=train_clips.num_classes)
-    val_clips = _read_list(recipe, recipe.val_list)
+    val_clips = _read_list(recipe, recipe.val_list, recipe.val_root or recipe.root)
     if train_clips.class_names != val_clips.class_names and train_clips.class_names and val_clips.class_names:
         differing = sorted(set(train_clips.class_names) ^ set(val_clips.class_names))
         raise ValueError(
@@ -111,7 +111,7 @@ def read_val_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips]:
     recipe = _with_demo(fabric, recipe)
     if recipe.val_list is None:
         raise ValueError("--val-list is missing. Give the list of the clips to validate on.")
-    return recipe, _read_list(recipe, recipe.val_list)
+    return recipe, _read_list(recipe, recipe.val_list, recipe.val_root or recipe.root)
 
 
 def _with_demo(fabric: Fabric, recipe: Recipe) -> Recipe:
@@ -131,11 +131,11 @@ def _with_demo(fabric: Fabric, recipe: Recipe) -> Recipe:
     )
 
 
-def _read_list(recipe: Recipe, file: str | None) -> Clips:
+def _read_list(recipe: Recipe, file: str | None, root: str | None) -> Clips:
     assert file is not None
     return read_annotations(
         file,
-        root=recipe.root,
+        root=root,
         num_classes=recipe.num_classes,
         multi_label=recipe.multi_label,
         class_names=recipe.class_names,

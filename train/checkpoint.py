@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 MAY_CHANGE = {
-    "train_list", "val_list", "root", "class_names", "epochs", "num_workers", "validate_every",
-    "checkpoint_every_steps", "keep_checkpoints", "batch_size", "accumulate",
+    "train_list", "val_list", "root", "val_root", "class_names", "epochs", "num_workers", "validate_every",
+    "checkpoint_every_steps", "keep_checkpoints", "batch_size", "accumulate", "init",
 }  # fmt: skip
 """Fields of the recipe that may be others when a run goes on: files may have moved, the run may be made longer, and a
 step may be shared in another way."""

@@ -33,6 +33,8 @@ class Recipe:
     """List of validation clips."""
     root: str | None = None
     """Folder that the paths in the lists are relative to."""
+    val_root: str | None = None
+    """The same for the validation list, where it is another."""
     num_classes: int | None = None
     """Number of classes; found in the training list by default."""
     class_names: str | None = None

@@ -1,0 +1,79 @@
+"""The published recipes, held against the values of mmaction2's configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from train.command_line import parse_command_line
+from train.recipe import RECIPES, Recipe
+
+SWAPPED_IN_JESTER = {0: 1, 1: 0, 6: 7, 7: 6}
+
+# frames, classes, clips a GPU (of 8), lr, weight decay, epochs, steps, epochs between validations, flip probability
+PUBLISHED = {
+    "sthv1": (8, 174, 8, 0.01, 5e-4, 50, (20, 40), 2, 0.0),
+    "sthv1-16f": (16, 174, 6, 0.0075, 5e-4, 50, (20, 40), 2, 0.0),
+    "sthv2": (8, 174, 6, 0.0075, 5e-4, 50, (20, 40), 2, 0.0),
+    "sthv2-16f": (16, 174, 6, 0.0075, 5e-4, 50, (20, 40), 2, 0.0),
+    "jester": (8, 27, 8, 0.01, 5e-4, 50, (20, 40), 2, 0.5),
+    "diving48": (8, 48, 8, 0.01, 1e-4, 50, (20, 40), 1, 0.5),
+    "diving48-16f": (16, 48, 4, 0.005, 1e-4, 50, (20, 40), 1, 0.5),
+    "kinetics400": (8, 400, 8, 0.01, 1e-4, 50, (20, 40), 5, 0.5),
+    "kinetics400-16f": (16, 400, 6, 0.0075, 1e-4, 50, (20, 40), 5, 0.5),
+    "kinetics400-dense": (8, 400, 8, 0.01, 1e-4, 100, (40, 80), 2, 0.5),
+    "ucf101": (8, 101, 12, 0.0015, 1e-4, 25, (10, 20), 1, 0.0),
+    "hmdb51": (8, 51, 12, 0.0015, 1e-4, 25, (10, 20), 1, 0.0),
+}
+FINE_TUNED = ("ucf101", "hmdb51")
+
+
+def read(name: str) -> Recipe:
+    return parse_command_line(["--recipe", name])[1]
+
+
+def test_all_recipes_are_in_the_table() -> None:
+    assert {file.stem for file in RECIPES.glob("*.yaml")} == {"demo", *PUBLISHED}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_has_the_published_values(name: str) -> None:
+    recipe = read(name)
+    assert PUBLISHED[name] == (
+        recipe.num_segments,
+        recipe.num_classes,
+        recipe.batch_size,
+        recipe.lr,
+        recipe.weight_decay,
+        recipe.epochs,
+        recipe.lr_steps,
+        recipe.validate_every,
+        recipe.flip_probability,
+    )
+    assert recipe.flip_label_map == (SWAPPED_IN_JESTER if name == "jester" else None)
+    assert (recipe.depth, recipe.dropout, recipe.momentum, recipe.grad_clip, recipe.size) == (50, 0.5, 0.9, 20, 224)
+    assert (recipe.schedule, recipe.lr_gamma, recipe.warmup_epochs, recipe.accumulate) == ("step", 0.1, 0, 1)
+    assert (recipe.mixing, recipe.label_smoothing, recipe.multi_label) == (None, 0, False)
+    assert recipe.weights == "imagenet"
+    assert (recipe.init is not None) == (name in FINE_TUNED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_eight_processes_train_with_the_published_learning_rate(name: str) -> None:
+    recipe = read(name)
+    assert recipe.lr_for(8 * recipe.batch_size) == pytest.approx(recipe.lr)
+    # Linear scaling: all recipes from ImageNet have one learning rate per clip, the fine-tuned ones a tenth of it.
+    factor = 0.1 if name in FINE_TUNED else 1
+    assert recipe.lr_for(64) == pytest.approx(0.01 * factor)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_names_its_data_set_and_no_machine(name: str) -> None:
+    recipe = read(name)
+    folder = f"data/{name.partition('-')[0]}/"
+    for path in (recipe.train_list, recipe.val_list, recipe.root):
+        assert path is not None
+        assert path.startswith(folder)
+        assert ".." not in Path(path).parts
+    assert (recipe.num_workers, recipe.precision, recipe.seed, recipe.class_names) == (None, "auto", 0, None)
