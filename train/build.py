@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.demo import make_demo
@@ -29,7 +31,6 @@ from .recipe import Recipe
 __all__ = [
     "build_model",
     "clips_a_step",
-    "load_backbone",
     "make_loader",
     "read_data",
     "read_val_data",
@@ -59,14 +60,12 @@ def start_fabric(options: Options, recipe: Recipe) -> Fabric:
             "process trains on its own. Start as many processes as GPUs, or train with --device cpu."
         )
     precision, why = _precision(recipe, on_gpu=on_gpu)
-    # Running statistics of batch norms stay each process's own until they are evaluated, as in mmaction2.
-    ddp = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     fabric = Fabric(
         accelerator="cuda" if on_gpu else "cpu",
         devices=num_devices,
         num_nodes=num_nodes,
         precision=precision,
-        strategy=ddp if num_devices * num_nodes > 1 else "auto",
+        strategy=_ddp() if num_devices * num_nodes > 1 else "auto",
     )
     fabric.launch()
     set_up_logging(shown=fabric.is_global_zero)
@@ -75,6 +74,14 @@ def start_fabric(options: Options, recipe: Recipe) -> Fabric:
     device = torch.cuda.get_device_name(fabric.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     log.info("device: %s x %d; precision %s (%s)", device, fabric.world_size, precision, why)
     return fabric
+
+
+def _ddp() -> DDPStrategy:
+    # Running statistics of batch norms stay each process's own until they are evaluated, as in mmaction2. PyTorch is
+    # renaming the option.
+    options = inspect.signature(DistributedDataParallel).parameters
+    own_buffers = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+    return DDPStrategy(gradient_as_bucket_view=True, **{own_buffers: False})  # type: ignore[arg-type]
 
 
 def _precision(recipe: Recipe, *, on_gpu: bool) -> tuple[Literal["32-true", "bf16-mixed"], str]:
@@ -198,7 +205,10 @@ def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
         weights=None if checkpoint or recipe.init else recipe.weights,
     )
     if checkpoint is None and recipe.init is not None:
-        load_backbone(model, recipe.init)
+        from models import checkpoints  # type: ignore[attr-defined,unused-ignore]  # noqa: PLC0415
+
+        kept = checkpoints.start_from(model, checkpoints.load(recipe.init))
+        log.info("init: the backbone from %s; new are %s", recipe.init, ", ".join(kept))
     if checkpoint:
         try:
             model.load_state_dict(checkpoint["model"])
@@ -208,23 +218,6 @@ def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
                 f"{' '.join(str(error).split())[:300]}. Leave out --recipe, --depth and --num-classes to take its own."
             ) from None
     return model
-
-
-def load_backbone(model: TSM, file: str) -> None:
-    """Start a model's backbone from a checkpoint in any published format; its classifier stays as it is.
-
-    Raises:
-        ValueError: the file is no such checkpoint, or its backbone is another.
-    """
-    from models import checkpoints  # type: ignore[attr-defined,unused-ignore]  # noqa: PLC0415
-
-    state = {name: value for name, value in checkpoints.load(file).items() if name.startswith("backbone.")}
-    try:
-        model.backbone.load_state_dict({name.removeprefix("backbone."): value for name, value in state.items()})
-    except RuntimeError as error:
-        raise ValueError(
-            f"init: {file}: its backbone is not the recipe's: {' '.join(str(error).split())[:300]}."
-        ) from None
 
 
 def start_run(fabric: Fabric, options: Options, recipe: Recipe, loader: Loader, checkpoint: Checkpoint | None) -> Run:

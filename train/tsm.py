@@ -105,7 +105,8 @@ def dry_run(fabric: Fabric, options: Options, recipe: Recipe) -> None:
     from models.size import count_flops, count_parameters  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
 
     recipe, train_clips, val_clips = read_data(fabric, recipe)
-    with make_loader(fabric, options, recipe, train_clips, training=True) as loader:
+    out = fabric.broadcast(run_folder(options))
+    with make_loader(fabric, options, recipe, train_clips, training=True, out=out) as loader:
         if fabric.is_global_zero:
             print(recipe.to_yaml())
         say_what_runs(fabric, recipe, loader, train_clips, val_clips)
