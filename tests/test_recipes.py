@@ -1,12 +1,15 @@
-"""The published recipes, held against the values of mmaction2's configs."""
+"""The published recipes, held against the values of mmaction2's configs; and what docs/training.md says to type."""
 
 from __future__ import annotations
 
+import re
+import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from train.command_line import parse_command_line
+from train.command_line import Options, parse_command_line
 from train.recipe import RECIPES, Recipe
 
 SWAPPED_IN_JESTER = {0: 1, 1: 0, 6: 7, 7: 6}
@@ -76,4 +79,28 @@ def test_a_recipe_names_its_data_set_and_no_machine(name: str) -> None:
         assert path is not None
         assert path.startswith(folder)
         assert ".." not in Path(path).parts
+    assert recipe.template == ("{:05}.jpg" if name.startswith(("sthv1", "jester")) else None)
     assert (recipe.num_workers, recipe.precision, recipe.seed, recipe.class_names) == (None, "auto", 0, None)
+
+
+# --- the page about long trainings ----------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+
+
+def test_the_commands_of_the_page_are_allowed() -> None:
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)).replace("\\\n", "")
+    commands = [line.partition("#")[0] for line in blocks.splitlines() if "train.tsm" in line]
+    assert len(commands) == 4
+    for command in commands:
+        options, recipe, _ = parse_command_line(shlex.split(command.partition("train.tsm")[2]))
+        assert options.recipe == "sthv2"
+        assert recipe.num_classes == 174
+
+
+def test_the_flags_that_the_page_names_exist() -> None:
+    of_torchrun = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}
+    named = set(re.findall(r"--[a-z][a-z-]+", PAGE)) - of_torchrun
+    ours = {f"--{field.name.replace('_', '-')}" for cls in (Options, Recipe) for field in fields(cls)}
+    assert len(named) > 10
+    assert named <= ours
