@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import encode, moving_disc, take_apart
+from training import metrics
 
 from train.command_line import Options, parse_command_line
 from train.recipe import RECIPES, Recipe
+from train.tsm import main
 
 SWAPPED_IN_JESTER = {0: 1, 1: 0, 6: 7, 7: 6}
 
@@ -104,3 +109,72 @@ def test_the_flags_that_the_page_names_exist() -> None:
     ours = {f"--{field.name.replace('_', '-')}" for cls in (Options, Recipe) for field in fields(cls)}
     assert len(named) > 10
     assert named <= ours
+
+
+# --- recipes on miniature sets in the official layouts --------------------------------------------------------------
+
+LESS = [
+    "--loader", "cpu", "--device", "cpu", "--num-workers", "0", "--weights", "null", "--size", "64",
+    "--batch-size", "2", "--epochs", "2", "--validate-every", "1",
+]  # fmt: skip
+"""What makes a published recipe small enough for a test: the network and all else stays as it is."""
+
+
+def train_here(folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["train.tsm", *LESS, *flags])
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert main() == 0
+    torch.set_num_threads(num_threads)
+
+
+def check_run(out: Path) -> None:
+    lines = metrics(out)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    # ln 174 for 174 classes of which nothing is known; the first steps may overshoot
+    assert 4 < lines[0]["train/loss"] < 8
+    checkpoint = torch.load(out / "last.ckpt", weights_only=True)
+    assert checkpoint["model"]["fc.weight"].shape == (174, 2048)
+
+
+@pytest.mark.slow
+def test_sthv2_trains_on_its_official_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data" / "sthv2"
+    (data / "labels").mkdir(parents=True)
+    (data / "20bn-something-something-v2").mkdir()
+    classes = sorted(f"Moving something {number:03d} times" for number in range(174))
+    (data / "labels" / "labels.json").write_text(json.dumps({name: str(i) for i, name in enumerate(classes)}))
+    for name, ids in (("train", range(1, 7)), ("validation", range(7, 10))):
+        entries = [
+            {
+                "id": str(video),
+                "label": "moving a disc",
+                "template": classes[17 * video].replace("something", "[something]"),
+                "placeholders": ["a disc"],
+            }
+            for video in ids
+        ]
+        (data / "labels" / f"{name}.json").write_text(json.dumps(entries))
+        for video in ids:
+            frames = moving_disc(20, width=96, height=72, action=(4, 14), seed=video)
+            encode(data / "20bn-something-something-v2" / f"{video}.webm", frames, "libvpx-vp9")
+    train_here(tmp_path, monkeypatch, "--recipe", "sthv2", "--out", "run")
+    check_run(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_sthv1_trains_on_its_official_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data" / "sthv1"
+    data.mkdir(parents=True)
+    classes = [f"Moving something {number:03d} times" for number in range(174)]
+    (data / "something-something-v1-labels.csv").write_text("".join(f"{name}\n" for name in classes))
+    for name, ids in (("train", range(1, 7)), ("validation", range(7, 10))):
+        lines = [f"{video};{classes[17 * video]}\n" for video in ids]
+        (data / f"something-something-v1-{name}.csv").write_text("".join(lines))
+        for video in ids:
+            frames = moving_disc(20, width=132, height=100, action=(4, 14), seed=video)
+            film = encode(tmp_path / f"{video}.avi", frames, "mjpeg", pixel_format="yuvj420p")
+            take_apart(film, data / "20bn-something-something-v1" / str(video), template="{:05}.jpg")
+    train_here(tmp_path, monkeypatch, "--recipe", "sthv1", "--out", "run")
+    check_run(tmp_path / "run")
