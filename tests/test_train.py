@@ -274,7 +274,6 @@ def test_synchronized_batch_norms_need_a_gpu(
 def test_says_what_it_would_do_and_does_nothing(
     tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("models.size")
     out = tmp_path / "run"
     more = ["--depth", "50", "--num-segments", "8", "--size", "224", "--num-classes", "174", "--lr-batch", "64"]
     with pytest.MonkeyPatch.context() as patch:
@@ -302,7 +301,6 @@ def test_trains_a_compiled_model(tmp_path: Path, train_here: Callable[..., int])
 def test_fine_tunes_from_a_checkpoint(
     tmp_path: Path, trained: tuple[str, str], train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("models.checkpoints")
     assert trained
     flags = [*SMALL, "--num-classes", "5", "--epochs", "1", "--lr", "1e-12", "--weight-decay", "0"]
     assert train_here(*flags, "--init", "run/best.ckpt", "--out", str(tmp_path / "run")) == 0

@@ -19,6 +19,7 @@ from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.demo import make_demo
 from mgs_dali.loader import ClipLoader
 from mgs_dali.motion_index import MotionIndex, MotionRecorder
+from models import checkpoints
 from models.tsm import TSM, parameter_groups
 
 from .checkpoint import Checkpoint, position_here
@@ -205,8 +206,6 @@ def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
         weights=None if checkpoint or recipe.init else recipe.weights,
     )
     if checkpoint is None and recipe.init is not None:
-        from models import checkpoints  # type: ignore[attr-defined,unused-ignore]  # noqa: PLC0415
-
         kept = checkpoints.start_from(model, checkpoints.load(recipe.init))
         log.info("init: the backbone from %s; new are %s", recipe.init, ", ".join(kept))
     if checkpoint:

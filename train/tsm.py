@@ -19,6 +19,8 @@ from pathlib import Path
 
 from lightning.fabric import Fabric
 
+from models.size import count_flops, count_parameters
+
 from .build import (
     build_model,
     make_loader,
@@ -102,8 +104,6 @@ def evaluate(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Check
 
 def dry_run(fabric: Fabric, options: Options, recipe: Recipe) -> None:
     """Print what a training would do."""
-    from models.size import count_flops, count_parameters  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
-
     recipe, train_clips, val_clips = read_data(fabric, recipe)
     out = fabric.broadcast(run_folder(options))
     with make_loader(fabric, options, recipe, train_clips, training=True, out=out) as loader:
