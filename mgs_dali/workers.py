@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
-__all__ = ["WorkerWatch", "follow_if_spawned", "interrupt_later", "workers_follow"]
+__all__ = ["WorkerWatch", "follow_if_spawned", "follow_parent", "interrupt_later", "workers_follow"]
 
 # --- workers end with their parent ----------------------------------------------------------------------------------
 
@@ -23,43 +23,51 @@ _followed_pid: int | None = None
 
 @contextmanager
 def workers_follow() -> Iterator[None]:
-    """Processes forked inside end when this process does, however it ends, and leave Ctrl-C to it.
-
-    DALI's workers wait on a queue for ever when their parent is killed.
-    """
+    """Processes started inside follow this one, see :func:`follow_parent`."""
     global _forking_pid
     _forking_pid = os.getpid()
+    # A process inherits what is blocked: no SIGTERM comes before the worker knows how to take it.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
         _forking_pid = None
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def follow_if_spawned() -> None:
     """The same for workers that are not forked: to be called where a worker unpickles what it works on."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None and _followed_pid != parent.pid:
-        _follow(parent.pid)
+        follow_parent(parent.pid)
 
 
 def _after_fork() -> None:
     if _forking_pid is not None:
-        _follow(_forking_pid)
+        follow_parent(_forking_pid)
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _follow(parent_pid: int) -> None:
+def follow_parent(parent_pid: int) -> None:
+    """Make this process end when its parent does, however that ends, and leave Ctrl-C and SIGTERM to it.
+
+    DALI's workers wait on a queue for ever when their parent is killed. Torchrun and schedulers send SIGTERM to all
+    processes, and the one that trains needs its workers until it has stopped; a SIGTERM of its own ends them.
+    """
     global _followed_pid
     _followed_pid = parent_pid
 
     def watch() -> None:
         while os.getppid() == parent_pid:
-            time.sleep(0.5)
+            told = signal.sigtimedwait({signal.SIGTERM}, 0.5)
+            if told is not None and told.si_pid == parent_pid:
+                break
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
 
 

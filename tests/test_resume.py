@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -13,10 +14,12 @@ import pytest
 import torch
 from training import SMALL, finish, metrics, start, train, write_data
 
+NUM_EPOCHS = 8
 RUN = [
-    *SMALL, "--epochs", "3", "--dropout", "0.5", "--schedule", "step", "--checkpoint-every-steps", "1", "--out", "run",
+    *SMALL, "--epochs", str(NUM_EPOCHS), "--dropout", "0.5", "--schedule", "step", "--checkpoint-every-steps", "1",
+    "--keep-checkpoints", "2", "--out", "run",
 ]  # fmt: skip
-"""Three epochs of five steps, with a schedule that does not depend on how many epochs there are."""
+"""Epochs of five steps, with a schedule that does not depend on how many epochs there are."""
 
 
 @pytest.fixture(scope="module", params=["cpu", "dali"])
@@ -65,7 +68,7 @@ def without_times(out: Path) -> list[dict[str, Any]]:
 def assert_same_run(out: Path, expected: Path) -> None:
     assert without_times(out) == without_times(expected)
     found, wanted = read(out), read(expected)
-    assert found["loader"] == wanted["loader"] == {"epoch": 3, "iteration": 0}
+    assert found["loader"] == wanted["loader"] == {"epoch": NUM_EPOCHS, "iteration": 0}
     torch.testing.assert_close(found["model"], wanted["model"], rtol=0, atol=0)
     torch.testing.assert_close(found["optimizer"]["state"], wanted["optimizer"]["state"], rtol=0, atol=0)
 
@@ -82,6 +85,55 @@ def test_a_killed_training_goes_on_exactly(folder: Path, undisturbed: Path, load
     stdout, _ = train(folder, *RUN, "--loader", loader, "--resume", "auto")
     assert stdout.splitlines()[-1].startswith("best val/top1 ")
     assert_same_run(folder / "run", undisturbed / "run")
+
+
+@pytest.mark.slow
+def test_stopped_and_killed_again_and_again_it_loses_nothing(folder: Path, undisturbed: Path, loader: str) -> None:
+    chance = random.Random(20)
+    signals = [signal.SIGTERM, signal.SIGKILL] * 3
+    chance.shuffle(signals)
+    for signal_now in signals:
+        # A group of its own: the signal reaches the workers too, as torchrun and schedulers send it.
+        process = start(folder, *RUN, "--loader", loader, "--resume", "auto", start_new_session=True)
+        wait_for_next_checkpoint(process, folder / "run")
+        time.sleep(chance.uniform(0, 0.4))
+        before = read(folder / "run")["loader"]
+        os.killpg(process.pid, signal_now)
+        if signal_now == signal.SIGTERM:
+            _, stderr = finish(process, code=128 + signal.SIGTERM)
+            assert "Traceback" not in stderr
+            again = f"Go on with: python -m train.tsm --loader {loader} --out run --resume auto"
+            assert stderr.splitlines()[-1] == f"Stopped. {again}"
+            after = read(folder / "run")["loader"]
+            assert (after["epoch"], after["iteration"]) >= (before["epoch"], before["iteration"])
+        else:
+            process.communicate()
+        with pytest.raises(ProcessLookupError):  # nobody of the group is left
+            wait_for_end_of_group(process.pid)
+    train(folder, *RUN, "--loader", loader, "--resume", "auto")
+    assert_same_run(folder / "run", undisturbed / "run")
+    assert sorted(file.name for file in (folder / "run").glob("*.ckpt")) == [
+        "best.ckpt", f"epoch-{NUM_EPOCHS - 1:04d}.ckpt", f"epoch-{NUM_EPOCHS:04d}.ckpt", "last.ckpt",
+    ]  # fmt: skip
+
+
+def wait_for_next_checkpoint(process: subprocess.Popen[str], out: Path) -> None:
+    """Return when a training has saved a checkpoint since it was started, and is still busy."""
+    file = out / "last.ckpt"
+    before = file.stat().st_mtime_ns if file.is_file() else None
+    for _ in range(30_000):
+        assert process.poll() is None, process.communicate()
+        if file.is_file() and file.stat().st_mtime_ns != before:
+            return
+        time.sleep(0.01)
+    pytest.fail("no checkpoint")
+
+
+def wait_for_end_of_group(group: int) -> None:
+    """Workers of a killed process end by themselves, a little later."""
+    for _ in range(100):
+        os.killpg(group, 0)
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

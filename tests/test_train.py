@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -19,13 +21,16 @@ from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.views import PROTOCOLS
 from models.tsm import TSM
-from train.command_line import parse_command_line
+from train.command_line import Options, parse_command_line
 from train.cpu_loader import CpuLoader
 from train.evaluation import read_scores
 from train.recipe import RECIPES, Recipe, field_docs
 from train.tsm import main
 
-KEYS = ["epoch", "train/loss", "val/top1", "val/top5", "val/mean_class", "time/clips_per_s", "time/data_wait_share"]
+KEYS = [
+    "epoch", "train/loss", "val/top1", "val/top5", "val/mean_class", "val/mean_recall", "time/clips_per_s",
+    "time/data_wait_share",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +195,8 @@ def test_a_training_leaves_its_files_and_ends_with_the_best(data: Path, trained:
     assert "route cpu: PyAV and torchvision in 1 worker processes" in stderr
     assert "14 to train on, 5 to validate on, 3 classes" in stderr
     assert "precision 32-true (on the CPU)" in stderr
+    assert "1 processes; 5 steps of 3 clips an epoch, 2 epochs" in stderr
+    assert "lr 0.01 for 16 clips a step -> 0.001875 for 3" in stderr
 
 
 def test_the_resolved_recipe_is_one(data: Path, trained: tuple[str, str]) -> None:
@@ -290,6 +297,134 @@ def test_teaches_when_a_loss_is_not_a_number(
     assert "training diverged. Lower --lr (now 1e+30)" in capsys.readouterr().err
 
 
+def test_a_loss_that_is_not_a_number_names_the_clips(
+    tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--epochs", "9", "--lr", "1e30", "--grad-clip", "null", "--out", str(tmp_path / "run")]
+    assert train_here(*SMALL, *flags, "--checkpoint-every-steps", "1") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any(re.fullmatch(r"  videos/\d+\.avi \(train\.txt, line \d+\)", line) for line in lines)
+    if (tmp_path / "run" / "last.ckpt").exists():  # of a step before: nothing that is not finite was saved
+        checkpoint: dict[str, Any] = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+        assert all(value.isfinite().all() for value in checkpoint["model"].values())
+
+
+def test_keeps_the_checkpoints_of_the_last_epochs(tmp_path: Path, train_here: Callable[..., int]) -> None:
+    out = tmp_path / "run"
+    assert train_here(*SMALL, "--epochs", "3", "--keep-checkpoints", "2", "--out", str(out)) == 0
+    names = sorted(file.name for file in out.glob("*.ckpt"))
+    assert names == ["best.ckpt", "epoch-0002.ckpt", "epoch-0003.ckpt", "last.ckpt"]
+    epochs = [torch.load(out / name, weights_only=True)["loader"]["epoch"] for name in names[1:]]
+    assert epochs == [2, 3, 3]
+    assert train_here("--eval", str(out / "epoch-0002.ckpt")) == 0
+
+
+def test_trains_with_mixing_smoothing_and_accumulation(tmp_path: Path, train_here: Callable[..., int]) -> None:
+    flags = ["--mixing", "cutmix", "--label-smoothing", "0.1", "--accumulate", "2", "--batch-size", "2"]
+    assert train_here(*SMALL, *flags, "--epochs", "1", "--out", str(tmp_path / "run")) == 0
+    assert metrics(tmp_path / "run")[0]["train/loss"] == pytest.approx(1.1, abs=0.2)  # ln 3: nothing is learned yet
+
+
+def test_synchronized_batch_norms_need_a_gpu(
+    tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_here(*SMALL, "--sync-batchnorm", "--out", str(tmp_path / "run")) == 2
+    assert "error: sync_batchnorm: PyTorch has it for GPUs only" in capsys.readouterr().err
+
+
+def test_says_what_it_would_do_and_does_nothing(
+    tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    more = ["--depth", "50", "--num-segments", "8", "--size", "224", "--num-classes", "174", "--lr-batch", "64"]
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr("train.logs.log.info", lambda text, *values: said.append(text % values))
+        assert train_here(*SMALL, *more, "--accumulate", "4", "--out", str(out), "--dry-run") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["num_classes"] == 174
+    assert not out.exists()
+    assert "parameters: 23,864,558; 32.88 GFLOPs a clip" in said
+    assert "lr 0.01 for 64 clips a step -> 0.001875 for 12" in said
+    assert "batch: 3 clips in each of 1 processes, 4 batches a step; 2 steps of 12 clips an epoch, 6 epochs" in said
+    assert any(text.startswith("route cpu: ") for text in said)
+
+
+@pytest.mark.slow
+def test_trains_a_compiled_model(tmp_path: Path, train_here: Callable[..., int]) -> None:
+    for name, flags in (("plain", []), ("compiled", ["--compile"])):
+        assert train_here(*SMALL, "--dropout", "0", "--epochs", "1", "--out", str(tmp_path / name), *flags) == 0
+    plain, compiled = (metrics(tmp_path / name)[0]["train/loss"] for name in ("plain", "compiled"))
+    assert compiled == pytest.approx(plain, rel=1e-3)
+    models = [torch.load(tmp_path / name / "last.ckpt", weights_only=True)["model"] for name in ("plain", "compiled")]
+    assert models[0].keys() == models[1].keys()
+
+
+def test_fine_tunes_from_a_checkpoint(
+    tmp_path: Path, trained: tuple[str, str], train_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained
+    flags = [*SMALL, "--num-classes", "5", "--epochs", "1", "--lr", "1e-12", "--weight-decay", "0"]
+    assert train_here(*flags, "--init", "run/best.ckpt", "--out", str(tmp_path / "run")) == 0
+    start, end = (torch.load(f, weights_only=True)["model"] for f in ("run/best.ckpt", tmp_path / "run" / "last.ckpt"))
+    assert end["fc.weight"].shape[0] == 5
+    learned = [name for name in start if name.endswith(".weight") and not name.startswith("fc.")]
+    assert len(learned) > 20
+    for name in learned:
+        torch.testing.assert_close(end[name], start[name])
+    assert train_here(*flags, "--init", "gone.pth", "--out", str(tmp_path / "other")) == 2
+    assert "gone.pth" in capsys.readouterr().err
+
+
+# --- Weights & Biases -----------------------------------------------------------------------------------------------
+
+WANDB = """
+import json, os
+from contextlib import contextmanager
+
+class Run:
+    def log(self, metrics, step):
+        tell(log=metrics, step=step)
+
+def tell(**what):
+    with open(os.environ["WANDB_STAND_IN"], "a") as file:
+        print(json.dumps(what), file=file)
+
+@contextmanager
+def init(**kwargs):
+    tell(init=kwargs)
+    yield Run()
+"""
+
+
+def test_sends_metrics_to_weights_and_biases(
+    tmp_path: Path, train_here: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb.py").write_text(WANDB)  # stands in for the package
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setenv("WANDB_STAND_IN", str(tmp_path / "told.jsonl"))
+    out = tmp_path / "mine"
+    flags = [*SMALL, "--out", str(out), "--wandb", "discs", "--schedule", "step"]
+    assert train_here(*flags, "--epochs", "1") == 0
+    assert train_here(*flags, "--epochs", "2", "--resume", "auto") == 0
+    monkeypatch.delitem(sys.modules, "wandb")
+    told = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    first, line_1, second, line_2 = told
+    assert (first["init"]["project"], first["init"]["name"]) == ("discs", "mine")
+    assert first["init"]["config"]["num_segments"] == 2
+    assert first["init"]["id"] == second["init"]["id"]  # it goes on there too
+    assert second["init"]["resume"] == "allow"
+    assert [line["step"] for line in (line_1, line_2)] == [1, 2]
+    for line, sent in zip(metrics(out), (line_1, line_2), strict=True):
+        assert sent["log"] == {key: value for key, value in line.items() if key != "epoch"}
+
+
+def test_says_what_weights_and_biases_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ValueError, match=r"--wandb discs needs the package wandb: pip install wandb"):
+        Options(wandb="discs")
+
+
 def test_teaches_that_both_lists_are_needed(
     train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -372,12 +507,11 @@ def test_processes_share_an_epoch_and_count_clips_once(data: Path, tmp_path: Pat
 
     out = tmp_path / "run"
     stdout, stderr = train(data, *SMALL, "--loader", "cpu", "--epochs", "2", "--out", str(out), launcher=launcher)
-    assert "3 clips in each of 2 processes, 3 steps an epoch" in stderr
+    assert "3 clips in each of 2 processes; 3 steps of 6 clips an epoch" in stderr
     assert [list(line) for line in metrics(out)] == [KEYS, KEYS]
     assert stdout.splitlines()[-1].startswith("best val/top1 ")
     checkpoint: dict[str, Any] = torch.load(out / "last.ckpt", weights_only=True)
     assert checkpoint["loader"] == {"epoch": 2, "iteration": 0}
-    assert checkpoint["schedule"]["last_epoch"] == 2 * -(-NUM_TRAIN // 6)
 
 
 @pytest.mark.slow

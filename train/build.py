@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.demo import make_demo
 from mgs_dali.loader import ClipLoader
 from mgs_dali.motion_index import MotionIndex, MotionRecorder
 from mgs_dali.views import ONE_VIEW, Views
+from models import checkpoints
 from models.tsm import TSM, parameter_groups
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, position_here
 from .command_line import Options
 from .cpu_loader import CpuLoader
 from .logs import log, set_up_logging
-from .loop import Loader, Run
+from .loop import Loader, Run, steps_an_epoch
 from .recipe import Recipe
 
 __all__ = [
     "build_model",
+    "clips_a_step",
     "make_loader",
     "read_data",
     "read_val_data",
@@ -57,7 +63,11 @@ def start_fabric(options: Options, recipe: Recipe) -> Fabric:
         )
     precision, why = _precision(recipe, on_gpu=on_gpu)
     fabric = Fabric(
-        accelerator="cuda" if on_gpu else "cpu", devices=num_devices, num_nodes=num_nodes, precision=precision
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=num_devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        strategy=_ddp() if num_devices * num_nodes > 1 else "auto",
     )
     fabric.launch()
     set_up_logging(shown=fabric.is_global_zero)
@@ -66,6 +76,14 @@ def start_fabric(options: Options, recipe: Recipe) -> Fabric:
     device = torch.cuda.get_device_name(fabric.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     log.info("device: %s x %d; precision %s (%s)", device, fabric.world_size, precision, why)
     return fabric
+
+
+def _ddp() -> DDPStrategy:
+    # Running statistics of batch norms stay each process's own until they are evaluated, as in mmaction2. PyTorch is
+    # renaming the option.
+    options = inspect.signature(DistributedDataParallel).parameters
+    own_buffers = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+    return DDPStrategy(gradient_as_bucket_view=True, **{own_buffers: False})  # type: ignore[arg-type]
 
 
 def _precision(recipe: Recipe, *, on_gpu: bool) -> tuple[Literal["32-true", "bf16-mixed"], str]:
@@ -85,9 +103,9 @@ def read_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips, Clips]:
     if recipe.train_list is None or recipe.val_list is None:
         missing = "--train-list" if recipe.train_list is None else "--val-list"
         raise ValueError(f"{missing} is missing. A training needs both lists; without any, it uses the demo set.")
-    train_clips = _read_list(recipe, recipe.train_list)
+    train_clips = _read_list(recipe, recipe.train_list, recipe.root)
     recipe = replace(recipe, num_classes=train_clips.num_classes)
-    val_clips = _read_list(recipe, recipe.val_list)
+    val_clips = _read_list(recipe, recipe.val_list, recipe.val_root or recipe.root)
     if train_clips.class_names != val_clips.class_names and train_clips.class_names and val_clips.class_names:
         differing = sorted(set(train_clips.class_names) ^ set(val_clips.class_names))
         raise ValueError(
@@ -102,7 +120,7 @@ def read_val_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips]:
     recipe = _with_demo(fabric, recipe)
     if recipe.val_list is None:
         raise ValueError("--val-list is missing. Give the list of the clips to validate on.")
-    return recipe, _read_list(recipe, recipe.val_list)
+    return recipe, _read_list(recipe, recipe.val_list, recipe.val_root or recipe.root)
 
 
 def _with_demo(fabric: Fabric, recipe: Recipe) -> Recipe:
@@ -122,11 +140,11 @@ def _with_demo(fabric: Fabric, recipe: Recipe) -> Recipe:
     )
 
 
-def _read_list(recipe: Recipe, file: str | None) -> Clips:
+def _read_list(recipe: Recipe, file: str | None, root: str | None) -> Clips:
     assert file is not None
     return read_annotations(
         file,
-        root=recipe.root,
+        root=root,
         num_classes=recipe.num_classes,
         multi_label=recipe.multi_label,
         class_names=recipe.class_names,
@@ -196,8 +214,11 @@ def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
         recipe.num_segments,
         depth=recipe.depth,
         dropout=recipe.dropout,
-        weights=None if checkpoint else recipe.weights,
+        weights=None if checkpoint or recipe.init else recipe.weights,
     )
+    if checkpoint is None and recipe.init is not None:
+        kept = checkpoints.start_from(model, checkpoints.load(recipe.init))
+        log.info("init: the backbone from %s; new are %s", recipe.init, ", ".join(kept))
     if checkpoint:
         try:
             model.load_state_dict(checkpoint["model"])
@@ -209,33 +230,47 @@ def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
     return model
 
 
-def start_run(fabric: Fabric, recipe: Recipe, loader: Loader, checkpoint: Checkpoint | None) -> Run:
-    """Model, optimizer and schedule, new or where the checkpoint left them, and the loader at the same place."""
+def start_run(fabric: Fabric, options: Options, recipe: Recipe, loader: Loader, checkpoint: Checkpoint | None) -> Run:
+    """Model and optimizer, new or where the checkpoint left them, and the loader at the same place."""
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe, checkpoint).to(memory_format=torch.channels_last)  # faster on GPU and CPU
-    groups = parameter_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    optimizer = torch.optim.SGD([group for group in groups if group["params"]], lr=recipe.lr, momentum=recipe.momentum)
-    num_steps = len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.lr_factor(step / num_steps))
-    fabric_model, fabric_optimizer = fabric.setup(model, optimizer)
+    network: nn.Module = build_model(recipe, checkpoint).to(memory_format=torch.channels_last)  # faster on GPU and CPU
+    if recipe.sync_batchnorm:
+        if fabric.device.type != "cuda":
+            raise ValueError("sync_batchnorm: PyTorch has it for GPUs only. Leave it out on the CPU.")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    lr = recipe.lr_for(clips_a_step(fabric, recipe))
+    groups = [
+        {**group, "initial_lr": group["lr"]}
+        for group in parameter_groups(network, lr=lr, weight_decay=recipe.weight_decay)
+        if group["params"]
+    ]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum)
+    compiled = cast(nn.Module, torch.compile(network)) if options.compile else network
+    model, fabric_optimizer = fabric.setup(compiled, optimizer)
     loss_sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
-    run = Run(fabric_model, fabric_optimizer, schedule, loader, loss_sums)
+    run = Run(network, model, fabric_optimizer, loader, loader.state_dict(), loss_sums)
     if checkpoint:
         optimizer.load_state_dict(checkpoint["optimizer"])
-        schedule.load_state_dict(checkpoint["schedule"])
-        loader.load_state_dict(checkpoint["loader"])
+        for group, new in zip(optimizer.param_groups, groups, strict=True):
+            group["initial_lr"] = new["initial_lr"]  # another number of processes may go on
+        run.position = position_here(checkpoint, recipe=recipe, world_size=fabric.world_size, num_batches=len(loader))
+        loader.load_state_dict(run.position)
         run.loss_sums = checkpoint["loss_sums"].to(fabric.device)
         run.best = checkpoint["best"]
     return run
 
 
+def clips_a_step(fabric: Fabric, recipe: Recipe) -> int:
+    """Clips of all processes that make one step."""
+    return recipe.batch_size * recipe.accumulate * fabric.world_size
+
+
 def snapshot(fabric: Fabric, recipe: Recipe, run: Run) -> Checkpoint:
     """The run as it stands now."""
     return {
-        "model": run.model.state_dict(),
+        "model": run.network.state_dict(),
         "optimizer": run.optimizer.state_dict(),
-        "schedule": run.schedule.state_dict(),
-        "loader": run.loader.state_dict(),
+        "loader": dict(run.position),
         "loss_sums": run.loss_sums,
         "best": run.best,
         "recipe": asdict(recipe),
@@ -276,10 +311,17 @@ def say_what_runs(fabric: Fabric, recipe: Recipe, loader: Loader, train_clips: C
         recipe.size,
         recipe.sampler,
     )
+    step = clips_a_step(fabric, recipe)
     log.info(
-        "batch: %d clips in each of %d processes, %d steps an epoch, %d epochs",
+        "batch: %d clips in each of %d processes%s; %d steps of %d clips an epoch, %d epochs",
         recipe.batch_size,
         fabric.world_size,
-        len(loader),
+        f", {recipe.accumulate} batches a step" if recipe.accumulate > 1 else "",
+        steps_an_epoch(loader, recipe),
+        step,
         recipe.epochs,
     )
+    if recipe.lr_batch is None:
+        log.info("lr %g as it is (lr_batch: null)", recipe.lr)
+    else:
+        log.info("lr %g for %d clips a step -> %g for %d", recipe.lr, recipe.lr_batch, recipe.lr_for(step), step)

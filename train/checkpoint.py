@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,13 +13,22 @@ import torch
 
 from .recipe import Recipe
 
-__all__ = ["Checkpoint", "check_same_run", "read_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "check_same_run",
+    "drop_old_checkpoints",
+    "epoch_checkpoint",
+    "position_here",
+    "read_checkpoint",
+    "save_checkpoint",
+]
 
 MAY_CHANGE = {
-    "train_list", "val_list", "root", "class_names", "epochs", "num_workers", "validate_every",
-    "checkpoint_every_steps", "protocol", "average"
+    "train_list", "val_list", "root", "val_root", "class_names", "epochs", "num_workers", "validate_every",
+    "checkpoint_every_steps", "keep_checkpoints", "batch_size", "accumulate", "init", "protocol", "average",
 }  # fmt: skip
-"""Fields of the recipe that may be others when a run goes on: files may have moved, and the run may be made longer."""
+"""Fields of the recipe that may be others when a run goes on: files may have moved, the run may be made longer, and a
+step may be shared in another way."""
 
 
 class Checkpoint(TypedDict):
@@ -27,9 +37,8 @@ class Checkpoint(TypedDict):
 
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
-    schedule: dict[str, Any]
     loader: dict[str, int]
-    """Epoch and batches given in it."""
+    """Epoch, and how many of its batches went into steps. All of them: the epoch waits for its validation."""
     loss_sums: torch.Tensor
     """(2,) float64: sum of the losses in this epoch so far, and over how many clips."""
     best: dict[str, Any] | None
@@ -38,11 +47,36 @@ class Checkpoint(TypedDict):
     world_size: int
 
 
-def save_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
-    """Write a checkpoint. A process killed on the way leaves the file that was there before."""
-    part = file.with_name(file.name + ".part")
+def save_checkpoint(checkpoint: Checkpoint, *files: Path) -> None:
+    """Write a checkpoint under one name or several, once where the file system has hard links.
+
+    A process killed on the way leaves the files that were there before.
+    """
+    first, *others = files
+    part = first.with_name(first.name + ".part")
     torch.save(checkpoint, part)
-    os.replace(part, file)
+    for file in others:
+        other_part = file.with_name(file.name + ".part")
+        other_part.unlink(missing_ok=True)
+        try:
+            os.link(part, other_part)
+        except OSError:
+            shutil.copyfile(part, other_part)
+        os.replace(other_part, file)
+    os.replace(part, first)
+
+
+def epoch_checkpoint(out: Path, epoch: int) -> Path:
+    """The checkpoint that is kept of an epoch, which count from 1."""
+    return out / f"epoch-{epoch:04d}.ckpt"
+
+
+def drop_old_checkpoints(out: Path, *, epoch: int, num_kept: int) -> None:
+    """Delete the checkpoints of all but the last epochs up to this one."""
+    for file in out.glob("epoch-*.ckpt"):
+        number = file.stem.partition("-")[2]
+        if number.isdecimal() and int(number) <= epoch - num_kept:
+            file.unlink()
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
@@ -72,7 +106,7 @@ def check_same_run(checkpoint: Checkpoint, *, recipe: Recipe, world_size: int, f
 
     Raises:
         ValueError: the recipe differs where it decides what is computed, or the checkpoint is in the middle of an epoch
-            that was shared among another number of processes.
+            and steps are of another number of clips here.
     """
     # asdict gives what a checkpoint holds too; what the checkpoint lacks is new in the recipe since it was written
     differing = [
@@ -85,8 +119,25 @@ def check_same_run(checkpoint: Checkpoint, *, recipe: Recipe, world_size: int, f
             f"{file} is of another recipe: {', '.join(differing)}. Go on with the same values (without --recipe and "
             "flags they are taken from the checkpoint), or start a new run in another --out."
         )
-    if checkpoint["loader"]["iteration"] > 0 and checkpoint["world_size"] != world_size:
+    there, here = (
+        _clips_a_step(checkpoint["recipe"], checkpoint["world_size"]),
+        _clips_a_step(asdict(recipe), world_size),
+    )
+    if checkpoint["loader"]["iteration"] > 0 and there != here:
         raise ValueError(
-            f"{file} was saved in the middle of an epoch shared by {checkpoint['world_size']} processes; here are "
-            f"{world_size}. Go on with {checkpoint['world_size']}."
+            f"{file} was saved in the middle of an epoch with steps of {there} clips; here are {here} (batch_size "
+            f"{recipe.batch_size} x accumulate {recipe.accumulate} x {world_size} processes). Go on with a product of "
+            f"{there}."
         )
+
+
+def position_here(checkpoint: Checkpoint, *, recipe: Recipe, world_size: int, num_batches: int) -> dict[str, int]:
+    """Where a run stands, counted in batches of this recipe and this number of processes."""
+    there = checkpoint["recipe"]["batch_size"] * checkpoint["world_size"]
+    num_clips = checkpoint["loader"]["iteration"] * there
+    iteration = min(-(-num_clips // (recipe.batch_size * world_size)), num_batches)
+    return {"epoch": checkpoint["loader"]["epoch"], "iteration": iteration}
+
+
+def _clips_a_step(recipe: dict[str, Any], world_size: int) -> int:
+    return recipe["batch_size"] * recipe["accumulate"] * world_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -42,6 +43,12 @@ class Options:
     """Only evaluate this checkpoint on the validation list, with the recipe's protocol."""
     scores: str | None = None
     """With --eval: a .npz file for the scores of every clip, which python -m train.evaluate judges and fuses."""
+    dry_run: bool = False
+    """Print the recipe, how large the model is and what the loader will do, and train nothing."""
+    compile: bool = False
+    """Compile the model with torch.compile: slow to start, then fewer and larger steps on a GPU."""
+    wandb: str | None = None
+    """Project of Weights & Biases that metrics are sent to, beside the run's folder."""
 
     def __post_init__(self) -> None:
         if self.loader == "cpu" and self.route is not None:
@@ -56,6 +63,8 @@ class Options:
             raise ValueError("--eval and --resume exclude each other: --eval trains nothing.")
         if self.scores is not None and (self.eval is None or not self.scores.endswith(".npz")):
             raise ValueError(f"--scores {self.scores} must be a .npz file, and is for --eval CHECKPOINT.")
+        if self.wandb is not None and importlib.util.find_spec("wandb") is None:
+            raise ValueError(f"--wandb {self.wandb} needs the package wandb: pip install wandb, or leave the flag out.")
         if self.resume == "auto" and self.out is None:
             raise ValueError("--resume auto needs --out DIR, the folder of the run to go on with.")
 
@@ -116,7 +125,10 @@ def _add_fields(parser: Any, cls: type) -> None:
     docs, types = field_docs(cls), get_type_hints(cls)
     for field in fields(cls):
         text = docs[field.name].replace("%", "%%")
-        parser.add_argument(f"--{_dashed(field.name)}", type=types[field.name], default=field.default, help=text)
+        kwargs = {"nargs": "?", "const": True} if types[field.name] is bool else {}  # --compile, or --compile true
+        parser.add_argument(
+            f"--{_dashed(field.name)}", type=types[field.name], default=field.default, help=text, **kwargs
+        )
 
 
 def _dashed(name: str) -> str:

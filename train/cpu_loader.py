@@ -6,7 +6,7 @@ crops and flips as :class:`mgs_dali.ClipLoader`; pixels differ by the rounding o
 
 from __future__ import annotations
 
-import signal
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.source import Plan, load_sample
 from mgs_dali.views import ONE_VIEW, Views
+from mgs_dali.workers import follow_parent
 
 from .logs import log
 
@@ -229,4 +230,4 @@ def _collate(rows: list[_Row | str]) -> _Batch | str:
 
 def _prepare_worker(_worker: int) -> None:
     torch.set_num_threads(1)  # the workers share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains; it ends its workers
+    follow_parent(os.getppid())

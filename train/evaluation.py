@@ -29,6 +29,7 @@ __all__ = [
     "fuse",
     "gather_scores",
     "judge",
+    "metric_names",
     "read_scores",
     "score_clips",
     "write_scores",
@@ -118,6 +119,17 @@ def gather_scores(fabric: Fabric, samples: Tensor, valid: Tensor, scores: Tensor
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------
+
+
+def metric_names(clips: Clips) -> list[str]:
+    """What :func:`judge` tells of the clips of a list. The first is what checkpoints are chosen by.
+
+    Raises:
+        ValueError: there are no two classes to tell apart.
+    """
+    if clips.num_classes < 2:
+        raise ValueError(f"{clips.list_file}: {clips.num_classes} class. There must be at least 2 to tell apart.")
+    return ["map"] if clips.labels.ndim == 2 else ["top1", "top5", "mean_class", "mean_recall"]
 
 
 def judge(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -7,8 +7,10 @@ import logging
 import os
 import shlex
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from lightning.fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 
 from .recipe import Recipe
+from .stop import Stopped
 
 __all__ = ["Metrics", "log", "open_log", "read_metrics", "say_how_to_go_on", "set_up_logging"]
 
@@ -37,8 +40,11 @@ def command() -> str:
 
 
 @contextmanager
-def open_log(fabric: Fabric, out: Path, recipe: Recipe, *, num_epochs_done: int) -> Iterator[Callable[[Metrics], None]]:
-    """Open the folder of a run and give what an epoch's metrics are told to: the log, metrics.jsonl and TensorBoard.
+def open_log(
+    fabric: Fabric, out: Path, recipe: Recipe, *, num_epochs_done: int, wandb_project: str | None = None
+) -> Iterator[Callable[[Metrics], None]]:
+    """Open the folder of a run and give what an epoch's metrics are told to: the log, metrics.jsonl, TensorBoard and,
+    where a project is given, Weights & Biases.
 
     What the folder holds of epochs after ``num_epochs_done`` is dropped: they come again.
     """
@@ -60,19 +66,37 @@ def open_log(fabric: Fabric, out: Path, recipe: Recipe, *, num_epochs_done: int)
         for name, value in measured.items():
             board.add_scalar(name, value, metrics["epoch"])
         board.flush()
+        send(metrics["epoch"], measured)
         text = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
         log.info("epoch %d/%d: %s", metrics["epoch"], recipe.epochs, text)
 
-    with SummaryWriter(str(out), purge_step=num_epochs_done + 1) as board:
+    with SummaryWriter(str(out), purge_step=num_epochs_done + 1) as board, _wandb(wandb_project, out, recipe) as send:
         yield write
 
 
 @contextmanager
+def _wandb(project: str | None, out: Path, recipe: Recipe) -> Iterator[Callable[[int, Metrics], None]]:
+    """Send (epoch, metrics) to a project of Weights & Biases; a run that goes on goes on there too."""
+    if project is None:
+        yield lambda _epoch, _metrics: None
+        return
+    import wandb  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+
+    id_file = out / "wandb_id.txt"
+    if not id_file.is_file():
+        id_file.write_text(uuid.uuid4().hex)
+    with wandb.init(
+        project=project, name=out.name, id=id_file.read_text(), resume="allow", dir=str(out), config=asdict(recipe)
+    ) as sent:
+        yield lambda epoch, metrics: sent.log(metrics, step=epoch)
+
+
+@contextmanager
 def say_how_to_go_on(fabric: Fabric, loader: str, out: Path) -> Iterator[None]:
-    """On Ctrl-C, say in one line how to go on with the run in this folder."""
+    """On Ctrl-C or SIGTERM, say in one line how to go on with the run in this folder."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         if fabric.is_global_zero:
             saved = (out / "last.ckpt").is_file()
             again = f"Go on with: python -m train.tsm --loader {loader} --out {shlex.quote(str(out))} --resume auto"

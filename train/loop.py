@@ -5,26 +5,39 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 from tqdm import tqdm
 
-from mgs_dali.annotations import Clips
 from mgs_dali.loader import ClipBatch
+from mgs_dali.source import Plan
 
+from .consensus import Consensus, LateSums, Step
+from .evaluation import judge, score_clips
 from .logs import log
+from .mixing import draw_mixes, mix
 from .recipe import Recipe
+from .stop import Stopped, StopRequest
 
-__all__ = ["Loader", "Run", "Stopwatch", "clip_metrics", "train_epoch", "validate"]
+__all__ = [
+    "Loader",
+    "Run",
+    "Stopwatch",
+    "clip_losses",
+    "loss_targets",
+    "share_batch_norms",
+    "steps_an_epoch",
+    "train_epoch",
+    "validate",
+]
 
 SECONDS_BETWEEN_LOG_LINES = 30
 """Where no progress bar is shown."""
@@ -33,6 +46,7 @@ SECONDS_BETWEEN_LOG_LINES = 30
 class Loader(Protocol):
     """What :class:`mgs_dali.ClipLoader` and :class:`train.cpu_loader.CpuLoader` have in common."""
 
+    plan: Plan
     route: str
     route_reason: str
 
@@ -47,23 +61,40 @@ class Loader(Protocol):
 class Run:
     """All that changes while a run goes on."""
 
-    model: nn.Module
+    network: nn.Module
+    """The model itself, for its state."""
+    model: _FabricModule
+    """The model as it is trained: in Fabric's wrappers, and compiled where that was asked for."""
     optimizer: Any
-    schedule: torch.optim.lr_scheduler.LambdaLR
+    """Its groups' ``initial_lr`` is the learning rate before the schedule."""
     loader: Loader
+    position: dict[str, int]
+    """Epoch, and how many of its batches went into steps. An epoch is over when it is validated."""
     loss_sums: Tensor
     """(2,) float64 on the model's device: sum of the losses in this epoch so far, and over how many clips."""
     best: dict[str, Any] | None = None
     """The best epoch's line of metrics.jsonl."""
 
+    def finish_epoch(self) -> None:
+        """The epoch is validated: the next one begins."""
+        self.position = {"epoch": self.position["epoch"] + 1, "iteration": 0}
+        self.loss_sums.zero_()
+
 
 @dataclass
 class Stopwatch:
-    """Where the time of an epoch goes, as this process sees it."""
+    """Where the time and the memory of an epoch go, as this process sees it."""
 
+    device: torch.device
+    num_clips_before: float
+    """Of all processes, in this epoch before this process was started."""
     start: float = field(default_factory=time.perf_counter)
     wait_seconds: float = 0.0
     """Spent waiting for the next batch."""
+
+    def __post_init__(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def watch(self, batches: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
         """Pass batches on and measure how long each was waited for."""
@@ -77,95 +108,148 @@ class Stopwatch:
             yield batch
 
     def metrics(self, *, num_clips: float) -> dict[str, float]:
-        """The time/ part of metrics.jsonl, when so many clips were trained on."""
+        """The time/ and memory/ part of metrics.jsonl, when so many clips of the epoch were trained on."""
         seconds = time.perf_counter() - self.start
-        return {"time/clips_per_s": num_clips / seconds, "time/data_wait_share": self.wait_seconds / seconds}
+        measured = {
+            "time/clips_per_s": (num_clips - self.num_clips_before) / seconds,
+            "time/data_wait_share": self.wait_seconds / seconds,
+        }
+        if self.device.type == "cuda":
+            measured["memory/max_allocated_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return measured
 
 
 def train_epoch(
-    fabric: Fabric, run: Run, *, recipe: Recipe, after_step: Callable[[int], None]
+    fabric: Fabric, run: Run, *, recipe: Recipe, stop: StopRequest, save: Callable[[], None]
 ) -> tuple[float, dict[str, float]]:
-    """Train on what is left of the epoch at which the loader stands.
+    """Train on what is left of the epoch at which the run stands.
 
     Args:
-        after_step: called with the number of steps since the start of the run, after each but the epoch's last.
+        stop: looked at after each step; all processes stop after the same one, on a GPU one step later.
+        save: writes a checkpoint. Called every ``recipe.checkpoint_every_steps`` steps of the run, and before stopping.
 
     Returns:
-        The mean loss of the whole epoch's clips, and the time/ part of metrics.jsonl for the clips trained on here.
+        The mean loss of the whole epoch's clips, and the time/ and memory/ part of metrics.jsonl for what was trained
+        on here.
+
+    Raises:
+        ValueError: a loss or the gradient is not a finite number; names the clips.
+        Stopped: a process was told to stop, and the checkpoint is written.
     """
     run.model.train()
-    num_steps, position = len(run.loader), run.loader.state_dict()
-    epoch, first = position["epoch"], position["iteration"]
-    num_clips_before = float(run.loss_sums[1])
-    stopwatch = Stopwatch()
+    plan, num_batches, every = run.loader.plan, len(run.loader), recipe.checkpoint_every_steps
+    num_steps = steps_an_epoch(run.loader, recipe)
+    clips_a_step = recipe.accumulate * plan.batch_size * plan.world_size
+    epoch, first = run.position["epoch"], run.position["iteration"]
     title = f"epoch {epoch + 1}/{recipe.epochs}"
-    with _Progress(title, num_steps, first_step=first, shown=fabric.is_global_zero) as progress:
+    consensus = Consensus(fabric, plan=plan, recipe=recipe, stop=stop)
+    stopwatch = Stopwatch(fabric.device, num_clips_before=float(run.loss_sums[1]))
+    with _Progress(title, num_steps, first_step=first // recipe.accumulate, shown=fabric.is_global_zero) as progress:
         for iteration, batch in enumerate(stopwatch.watch(run.loader), start=first):
-            step = epoch * num_steps + iteration
-            torch.manual_seed(_step_seed(recipe.seed, rank=fabric.global_rank, step=step))
+            step_in_epoch, part = divmod(iteration, recipe.accumulate)
+            completes_step = part + 1 == recipe.accumulate or iteration + 1 == num_batches
+            if part == 0:
+                step = Step(f"step {step_in_epoch + 1}/{num_steps} of {title}")
+                run.optimizer.zero_grad()
+            torch.manual_seed(_batch_seed(recipe.seed, rank=fabric.global_rank, number=epoch * num_batches + iteration))
             clips, labels, valid = _to_device(fabric, batch)
-            run.optimizer.zero_grad()
-            losses = clip_losses(run.model(clips), labels).masked_fill(~valid, 0)
-            sums = torch.stack([losses.detach().sum(), valid.sum().to(losses.dtype)])
-            sums = cast(Tensor, fabric.all_reduce(sums, reduce_op="sum"))
-            # DDP takes the mean of the processes' gradients. Times world_size it is their sum, and divided by how many
-            # clips of all processes are valid it is that of the mean loss, however the clips are spread.
-            fabric.backward(losses.sum() * fabric.world_size / sums[1])
-            if recipe.grad_clip is not None:
-                fabric.clip_gradients(run.model, run.optimizer, max_norm=recipe.grad_clip, error_if_nonfinite=False)
+            targets = loss_targets(labels, plan.clips.num_classes, recipe)
+            if recipe.mixing is not None:
+                place = (iteration * plan.world_size + plan.rank) * plan.batch_size
+                mixes = draw_mixes(len(clips) // 2, recipe, epoch=epoch, first_pair=place // 2)
+                clips, targets = mix(clips, targets, valid, kind=recipe.mixing, mixes=mixes)
+            with fabric.no_backward_sync(run.model, enabled=not completes_step):
+                losses = clip_losses(run.model(clips), targets, multi_label=labels.ndim == 2).masked_fill(~valid, 0)
+                # DDP takes the mean of the processes' gradients. Times world_size it is their sum, and divided by how
+                # many clips of the whole step are valid it is that of the mean loss, however the clips are spread.
+                num_valid = min(clips_a_step, len(plan.clips) - step_in_epoch * clips_a_step)
+                fabric.backward(losses.sum() * fabric.world_size / num_valid)
+            step.add(losses.detach(), batch.samples, valid)
+            if not completes_step:
+                continue
+            num_done = epoch * num_steps + step_in_epoch + 1
+            for group in run.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * recipe.lr_factor((num_done - 1) / num_steps)
+            norm = fabric.clip_gradients(
+                run.model, run.optimizer, max_norm=recipe.grad_clip or math.inf, error_if_nonfinite=False
+            )
+            assert norm is not None
             run.optimizer.step()
-            run.schedule.step()
-            run.loss_sums += sums
+            run.loss_sums += consensus.add(step, gradient_norm=norm)
+            run.position["iteration"] = iteration + 1
             progress.step(run.loss_sums, stopwatch)
-            if iteration + 1 < num_steps:
-                after_step(step + 1)
+            if consensus.told_to_stop or (every and num_done % every == 0 and iteration + 1 < num_batches):
+                consensus.settle()
+                save()
+            if consensus.told_to_stop:
+                raise Stopped
+    consensus.settle()
+    if consensus.told_to_stop:
+        save()
+        raise Stopped
     loss_sum, num_clips = run.loss_sums.tolist()
-    if not math.isfinite(loss_sum):
-        raise ValueError(
-            f"the loss of {title} is {loss_sum}: training diverged. Lower --lr (now {recipe.lr}), warm up longer "
-            f"(--warmup-epochs {recipe.warmup_epochs}), or clip gradients harder (--grad-clip {recipe.grad_clip})."
-        )
-    run.loss_sums.zero_()
-    return loss_sum / num_clips, stopwatch.metrics(num_clips=num_clips - num_clips_before)
+    return loss_sum / num_clips, stopwatch.metrics(num_clips=num_clips)
 
 
-@torch.no_grad()
-def validate(fabric: Fabric, model: nn.Module, loader: Loader, *, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """The val/ part of metrics.jsonl, over all processes; samples that only fill up a batch do not count."""
-    model.eval()
-    for metric in metrics.values():
-        metric.reset()
-    for batch in loader:
-        clips, labels, valid = _to_device(fabric, batch)
-        logits = model(clips).float()
-        if valid.any():
-            for metric in metrics.values():
-                metric.update(logits[valid], labels[valid].long())
-    return {f"val/{name}": float(metric.compute()) for name, metric in metrics.items()}
+def steps_an_epoch(loader: Loader, recipe: Recipe) -> int:
+    """Steps of the optimizer an epoch; the last one may be of fewer batches."""
+    return -(-len(loader) // recipe.accumulate)
 
 
-def clip_metrics(clips: Clips, device: torch.device) -> dict[str, Metric]:
-    """What validation measures; the first is what the best epoch is chosen by.
+def validate(fabric: Fabric, model: nn.Module, loader: Loader, *, stop: StopRequest | None = None) -> dict[str, float]:
+    """The val/ part of metrics.jsonl, over all processes: see :func:`train.evaluation.judge`.
 
-    Mean class accuracy is over the classes that occur in the labels or the predictions, as in mmaction2.
+    Args:
+        stop: looked at after each batch.
+
+    Raises:
+        Stopped: a process was told to stop.
     """
-    num_classes = clips.num_classes
-    if num_classes < 2:
-        raise ValueError(f"{clips.list_file}: {num_classes} class. There must be at least 2 to tell apart.")
-    if clips.labels.ndim == 2:
-        return {"map": MultilabelAveragePrecision(num_classes).to(device)}
-    return {
-        "top1": MulticlassAccuracy(num_classes, average="micro").to(device),
-        "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)).to(device),
-        "mean_class": MulticlassAccuracy(num_classes, average="macro").to(device),
-    }
+    share_batch_norms(fabric, model)
+    clips = loader.plan.clips
+    batches = loader if stop is None else _until_told(fabric, loader, stop)
+    scores = score_clips(fabric, model, batches, num_clips=len(clips), num_views=1, average="logits")
+    return {f"val/{name}": value for name, value in judge(scores, clips.labels).items()}
 
 
-def clip_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,) losses: cross entropy, or for labels (B, num_classes) the binary cross entropy averaged over the classes."""
-    if labels.ndim == 1:
-        return functional.cross_entropy(logits, labels, reduction="none")
-    return functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+def _until_told(fabric: Fabric, batches: Iterable[ClipBatch], stop: StopRequest) -> Iterator[ClipBatch]:
+    """Pass batches on, as many in every process, until one is told to stop."""
+    told: LateSums[None] = LateSums(fabric)
+    for batch in batches:
+        yield batch
+        told.add(None, torch.full((1,), float(stop.made), device=fabric.device))
+        if any(num_told for _, (num_told,) in told.read()):
+            raise Stopped
+
+
+def share_batch_norms(fabric: Fabric, model: nn.Module) -> None:
+    """Give all processes the first one's running statistics of batch norms, as mmaction2 does before it evaluates.
+
+    They are what a checkpoint holds; while training, each process keeps its own.
+    """
+    if fabric.world_size > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+def loss_targets(labels: Tensor, num_classes: int, recipe: Recipe) -> Tensor:
+    """What the loss compares with: (B,) labels as they are, or where they are mixed, smoothed or several (B,
+    num_classes) shares.
+
+    Smoothing takes its share of each clip's labels and spreads it evenly over all classes, as in mmaction2.
+    """
+    if labels.ndim == 1 and (recipe.mixing is not None or recipe.label_smoothing > 0):
+        labels = functional.one_hot(labels.long(), num_classes).float()
+    if recipe.label_smoothing > 0:
+        labels = (1 - recipe.label_smoothing) * labels + recipe.label_smoothing / num_classes
+    return labels
+
+
+def clip_losses(logits: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
+    """(B,) losses: cross entropy, or with several labels a clip the binary cross entropy averaged over the classes."""
+    if multi_label:
+        return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+    return functional.cross_entropy(logits, targets, reduction="none")
 
 
 def _to_device(fabric: Fabric, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,9 +257,9 @@ def _to_device(fabric: Fabric, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor
     return clips, labels, valid
 
 
-def _step_seed(seed: int, *, rank: int, step: int) -> int:
+def _batch_seed(seed: int, *, rank: int, number: int) -> int:
     # Dropout, too, is a function of the position: nothing of the generators' state has to be saved.
-    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence([seed, rank, number]).generate_state(1, np.uint64)[0])
 
 
 class _Progress:
@@ -212,8 +296,13 @@ class _Progress:
             return
         self.told = time.monotonic()
         loss_sum, num_clips = loss_sums.tolist()
-        share = 100 * stopwatch.wait_seconds / (time.perf_counter() - stopwatch.start)
-        text = f"loss {loss_sum / num_clips:.4f}, {share:.0f}% of the time waiting for data"
+        measured = stopwatch.metrics(num_clips=num_clips)
+        text = (
+            f"loss {loss_sum / num_clips:.4f}, {measured['time/clips_per_s']:.1f} clips/s, "
+            f"{100 * measured['time/data_wait_share']:.0f}% of the time waiting for data"
+        )
+        if "memory/max_allocated_gib" in measured:
+            text += f", {measured['memory/max_allocated_gib']:.1f} GiB of GPU memory"
         if self.on_terminal:
             self.bar.set_postfix_str(text)
         else:

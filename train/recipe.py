@@ -34,6 +34,8 @@ class Recipe:
     """List of validation clips."""
     root: str | None = None
     """Folder that the paths in the lists are relative to."""
+    val_root: str | None = None
+    """The same for the validation list, where it is another."""
     num_classes: int | None = None
     """Number of classes; found in the training list by default."""
     class_names: str | None = None
@@ -89,16 +91,35 @@ class Recipe:
     """Layers of the ResNet."""
     weights: Literal["imagenet"] | None = "imagenet"
     """What the ResNet starts from: torchvision's ImageNet weights (downloaded once), or null for random ones."""
+    init: str | None = None
+    """Checkpoint to fine-tune from, in any published format: the backbone starts from it and the classifier anew."""
     dropout: float = 0.5
     """Probability of dropping a feature in front of the classifier."""
+    sync_batchnorm: bool = False
+    """Batch norms take their statistics from the batches of all processes; on GPUs only. The published models take
+    each process's own."""
+
+    # what is learned from
+    mixing: Literal["mixup", "cutmix"] | None = None
+    """Mix neighbours of a batch and their labels: whole pictures (mixup) or a rectangle of them (cutmix)."""
+    mixing_alpha: float = 0.2
+    """Both parameters of the beta distribution that the shares of a mix are drawn from; 0.2 is mmaction2's."""
+    label_smoothing: float = 0.0
+    """Share of the label that is spread evenly over all classes."""
 
     # optimization
     batch_size: int = 8
     """Clips in a batch of each process."""
+    accumulate: int = 1
+    """Batches of each process whose gradients make one step, so that a step is of accumulate x batch_size x processes
+    clips."""
     epochs: int = 50
     """Passes over the training list."""
     lr: float = 0.01
-    """Learning rate of SGD, as it is: not scaled with the batch. The published ones are 0.01 for 64 clips a step."""
+    """Learning rate of SGD for steps of lr_batch clips."""
+    lr_batch: int | None = 64
+    """Clips a step that lr is for: with more or fewer, the learning rate is scaled in proportion. Null takes lr as it
+    is. The published ones are 0.01 for 64 clips."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-4
@@ -125,16 +146,21 @@ class Recipe:
     """Epochs between validations; the last epoch is always validated."""
     checkpoint_every_steps: int | None = None
     """Save last.ckpt also after every so many steps; by default only at the end of an epoch."""
+    keep_checkpoints: int = 0
+    """Keep the checkpoints of so many last epochs, beside last.ckpt and best.ckpt, as epoch-0001.ckpt."""
 
     def __post_init__(self) -> None:
         positive_counts = ("num_segments", "size", "batch_size", "epochs", "validate_every", "checkpoint_every_steps")
-        for name in (*positive_counts, "num_classes"):
+        for name in (*positive_counts, "num_classes", "accumulate", "lr_batch"):
             value = getattr(self, name)
             _check(value is None or value >= 1, name, value, "a whole number of at least 1")
         _check(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
         _check(self.num_workers is None or self.num_workers >= 0, "num_workers", self.num_workers, "at least 0")
         _check(0 <= self.flip_probability <= 1, "flip_probability", self.flip_probability, "between 0 and 1")
         _check(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        _check(0 < self.mixing_alpha < math.inf, "mixing_alpha", self.mixing_alpha, "above 0")
+        _check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
+        _check(self.keep_checkpoints >= 0, "keep_checkpoints", self.keep_checkpoints, "at least 0")
         _check(0 < self.lr < math.inf, "lr", self.lr, "above 0")
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _check(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
@@ -151,6 +177,10 @@ class Recipe:
             raise ValueError("flip_label_map is given but flip_probability is 0: nothing is mirrored. Set both.")
         if self.rand_augment is not None:
             RandAugment(*self.rand_augment).check()
+        if self.mixing is not None and self.batch_size % 2:
+            raise ValueError(
+                f"mixing: {self.mixing} mixes pairs of clips; batch_size ({self.batch_size}) must be even."
+            )
         _ = self.frame_sampler  # checks its own
 
     @property
@@ -161,6 +191,10 @@ class Recipe:
         if self.sampler == "uniform":
             return Uniform(self.num_segments)
         return MotionGuided(self.num_segments, mu=self.mu, floor=self.floor, pick=self.pick, measure=self.measure)
+
+    def lr_for(self, num_clips: int) -> float:
+        """The learning rate for steps of so many clips: lr, scaled linearly (Goyal et al. 2017, as in mmaction2)."""
+        return self.lr if self.lr_batch is None else self.lr * num_clips / self.lr_batch
 
     def lr_factor(self, epoch: float) -> float:
         """What the learning rate is multiplied with ``epoch`` epochs into the run; fractions are within an epoch."""

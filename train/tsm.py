@@ -4,6 +4,7 @@
     python -m train.tsm --loader cpu --device cpu                    # without DALI and without a GPU
     python -m train.tsm --recipe my.yaml --train-list train.txt --val-list val.txt --root videos/ --out runs/mine
     torchrun --nproc-per-node 8 -m train.tsm ...                     # the same on 8 GPUs
+    python -m train.tsm --recipe sthv2 --root videos/ --dry-run      # only say what would be done
     python -m train.tsm --out runs/mine --resume auto                # go on where it stopped
     python -m train.tsm --eval runs/mine/best.ckpt                   # evaluate only
     python -m train.tsm --eval runs/mine/best.ckpt --protocol accurate --scores mine.npz    # see train/evaluate.py
@@ -20,6 +21,7 @@ from pathlib import Path
 from lightning.fabric import Fabric
 
 from mgs_dali.views import PROTOCOLS
+from models.size import count_flops, count_parameters
 
 from .build import (
     build_model,
@@ -32,12 +34,13 @@ from .build import (
     start_fabric,
     start_run,
 )
-from .checkpoint import Checkpoint, check_same_run, save_checkpoint
+from .checkpoint import Checkpoint, check_same_run, drop_old_checkpoints, epoch_checkpoint, save_checkpoint
 from .command_line import Options, parse_command_line
-from .evaluation import ClipScores, score_clips, write_scores
+from .evaluation import ClipScores, metric_names, score_clips, write_scores
 from .logs import Metrics, log, open_log, say_how_to_go_on
-from .loop import clip_metrics, train_epoch, validate
+from .loop import train_epoch, validate
 from .recipe import Recipe
+from .stop import EXIT_CODE, Stopped, heed_sigterm
 
 
 def train(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
@@ -47,38 +50,43 @@ def train(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoi
     if checkpoint and options.checkpoint_file:
         check_same_run(checkpoint, recipe=recipe, world_size=fabric.world_size, file=options.checkpoint_file)
     first_epoch = checkpoint["loader"]["epoch"] if checkpoint else 0
-    metrics = clip_metrics(val_clips, fabric.device)
-    judge = f"val/{next(iter(metrics))}"
+    judged = [f"val/{name}" for name in metric_names(val_clips)]
+    judge = judged[0]
     with (
         make_loader(fabric, options, recipe, train_clips, training=True, out=out) as train_loader,
         make_loader(fabric, options, recipe, val_clips, training=False, out=out) as val_loader,
-        open_log(fabric, out, recipe, num_epochs_done=first_epoch) as write_metrics,
+        open_log(fabric, out, recipe, num_epochs_done=first_epoch, wandb_project=options.wandb) as write_metrics,
         say_how_to_go_on(fabric, options.loader, out),
+        heed_sigterm() as stop,
     ):
-        run = start_run(fabric, recipe, train_loader, checkpoint)
+        run = start_run(fabric, options, recipe, train_loader, checkpoint)
         say_what_runs(fabric, recipe, train_loader, train_clips, val_clips)
 
-        def save(name: str) -> None:
+        def save(*files: Path) -> None:
             if fabric.is_global_zero:
-                save_checkpoint(snapshot(fabric, recipe, run), out / name)
-
-        def after_step(step: int) -> None:
-            if recipe.checkpoint_every_steps and step % recipe.checkpoint_every_steps == 0:
-                save("last.ckpt")
+                save_checkpoint(snapshot(fabric, recipe, run), out / "last.ckpt", *files)
 
         for epoch in range(first_epoch, recipe.epochs):
-            loss, times = train_epoch(fabric, run, recipe=recipe, after_step=after_step)
+            loss, measured = train_epoch(fabric, run, recipe=recipe, stop=stop, save=save)
             fabric.barrier()  # what every process has recorded of motion is there for the next epoch
-            scores: dict[str, float | None] = {f"val/{name}": None for name in metrics}
+            scores: dict[str, float | None] = dict.fromkeys(judged)
             if (epoch + 1) % recipe.validate_every == 0 or epoch + 1 == recipe.epochs:
-                scores.update(validate(fabric, run.model, val_loader, metrics=metrics))
-            line: Metrics = {"epoch": epoch + 1, "train/loss": loss, **scores, **times}
+                try:
+                    scores.update(validate(fabric, run.model, val_loader, stop=stop))
+                except Stopped:
+                    save()
+                    raise
+            line: Metrics = {"epoch": epoch + 1, "train/loss": loss, **scores, **measured}
             write_metrics(line)
+            run.finish_epoch()
+            files = [epoch_checkpoint(out, epoch + 1)] if recipe.keep_checkpoints else []
             score = scores[judge]
             if score is not None and (run.best is None or score > run.best[judge]):
                 run.best = line
-                save("best.ckpt")
-            save("last.ckpt")
+                files.append(out / "best.ckpt")
+            save(*files)
+            if recipe.keep_checkpoints and fabric.is_global_zero:
+                drop_old_checkpoints(out, epoch=epoch + 1, num_kept=recipe.keep_checkpoints)
     if run.best and fabric.is_global_zero:
         print(f"best {judge} {run.best[judge]:.4f} (epoch {run.best['epoch']})")
 
@@ -102,12 +110,28 @@ def evaluate(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Check
         print(", ".join(f"val/{name} {value:.4f}" for name, value in found.metrics.items()))
 
 
+def dry_run(fabric: Fabric, options: Options, recipe: Recipe) -> None:
+    """Print what a training would do."""
+    recipe, train_clips, val_clips = read_data(fabric, recipe)
+    out = fabric.broadcast(run_folder(options))
+    with make_loader(fabric, options, recipe, train_clips, training=True, out=out) as loader:
+        if fabric.is_global_zero:
+            print(recipe.to_yaml())
+        say_what_runs(fabric, recipe, loader, train_clips, val_clips)
+        model = build_model(replace(recipe, weights=None, init=None), None)
+        log.info(
+            "parameters: %s; %.2f GFLOPs a clip", f"{count_parameters(model):,}", count_flops(model, recipe.size) / 1e9
+        )
+
+
 def main() -> int:
     """The command: train, or with ``--eval`` validate. Returns the exit code."""
     try:
         options, recipe, checkpoint = parse_command_line(sys.argv[1:])
         fabric = start_fabric(options, recipe)
-        if options.eval and checkpoint:
+        if options.dry_run:
+            dry_run(fabric, options, recipe)
+        elif options.eval and checkpoint:
             evaluate(fabric, options, recipe, checkpoint)
         else:
             train(fabric, options, recipe, checkpoint)
@@ -116,6 +140,8 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Stopped:
+        return EXIT_CODE
     return 0
 
 

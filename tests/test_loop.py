@@ -1,0 +1,276 @@
+"""The loop on a tiny model and clips made of numbers: what a step computes, and what stops it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from mgs_dali.annotations import Clips
+from mgs_dali.loader import ClipBatch
+from mgs_dali.sampling import Uniform
+from mgs_dali.source import Plan
+from train.consensus import Consensus, Step
+from train.loop import Run, clip_losses, loss_targets, train_epoch, validate
+from train.mixing import draw_mixes
+from train.recipe import Recipe
+from train.stop import Stopped, StopRequest, heed_sigterm
+
+NUM_CLIPS, NUM_CLASSES, SIDE = 11, 3, 4
+
+
+def make_clips(*, multi_label: bool = False) -> Clips:
+    labels = np.arange(NUM_CLIPS) % NUM_CLASSES
+    return Clips(
+        root=Path("videos"),
+        paths=[f"{i}.mp4" for i in range(NUM_CLIPS)],
+        first_frames=np.zeros(NUM_CLIPS, np.int64),
+        num_frames=np.full(NUM_CLIPS, -1),
+        labels=np.eye(NUM_CLASSES, dtype=np.float32)[labels] if multi_label else labels,
+        num_classes=NUM_CLASSES,
+        class_names=None,
+        list_file=Path("list.txt"),
+        list_lines=np.arange(NUM_CLIPS) + 1,
+    )
+
+
+class NumberLoader:
+    """Clips of random numbers, of sample i always the same; NaN for those asked for."""
+
+    route, route_reason = "numbers", "for tests"
+
+    def __init__(self, plan: Plan, *, broken: tuple[int, ...] = ()) -> None:
+        self.plan, self.broken = plan, broken
+        self.epoch = self.iteration = 0
+        self.sigterm_at: int | None = None
+
+    def __len__(self) -> int:
+        return self.plan.num_batches
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        while self.iteration < len(self):
+            samples, valid = self.plan.batch(self.epoch, self.iteration)
+            if self.iteration == self.sigterm_at:
+                signal.raise_signal(signal.SIGTERM)
+            self.iteration += 1
+            yield ClipBatch(
+                clips=torch.stack([self.clip(sample) for sample in samples.tolist()]),
+                labels=torch.from_numpy(self.plan.clips.labels[samples]),
+                frames=torch.zeros(len(samples), 2, dtype=torch.int64),
+                samples=torch.from_numpy(samples),
+                valid=torch.from_numpy(valid),
+            )
+        self.epoch, self.iteration = self.epoch + 1, 0
+
+    def clip(self, sample: int) -> Tensor:
+        if sample in self.broken:
+            return torch.full((2, 3, SIDE, SIDE), torch.nan)
+        return torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(sample))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "iteration": self.iteration}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.iteration = state["epoch"], state["iteration"]
+
+    def close(self) -> None: ...
+
+
+RECIPE = Recipe(batch_size=2, lr=0.1, epochs=2, lr_batch=None, lr_steps=(1,))
+fabric = Fabric(accelerator="cpu", devices=1)
+
+
+def make_run(recipe: Recipe, *, training: bool = True, broken: tuple[int, ...] = (), clips: Clips | None = None) -> Run:
+    """A linear model: it has no batch norms, so that a batch's clips do not see each other."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * SIDE * SIDE, NUM_CLASSES))
+    groups = [{"params": [*network.parameters()], "lr": recipe.lr, "initial_lr": recipe.lr}]
+    model, optimizer = fabric.setup(network, torch.optim.SGD(groups, momentum=0.9))
+    plan = Plan(clips or make_clips(), Uniform(2), recipe.batch_size, training, SIDE, seed=recipe.seed)
+    loader = NumberLoader(plan, broken=broken)
+    return Run(network, model, optimizer, loader, loader.state_dict(), torch.zeros(2, dtype=torch.float64))
+
+
+def train(run: Run, recipe: Recipe, *, stop: StopRequest | None = None, num_epochs: int = 1) -> list[float]:
+    losses = []
+    for _ in range(num_epochs):
+        losses.append(train_epoch(fabric, run, recipe=recipe, stop=stop or StopRequest(), save=never)[0])
+        run.finish_epoch()
+    return losses
+
+
+def never() -> None:
+    raise AssertionError("no checkpoint is due")
+
+
+# --- a step ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"mixing": "mixup"}, {"mixing": "cutmix"}, {"label_smoothing": 0.1}])
+def test_accumulated_batches_step_as_one_large_batch(more: dict[str, object]) -> None:
+    small = replace(RECIPE, accumulate=2, grad_clip=0.3, **more)  # type: ignore[arg-type]
+    large = replace(small, accumulate=1, batch_size=4)
+    runs = [make_run(recipe) for recipe in (small, large)]
+    losses = [train(run, recipe, num_epochs=2) for run, recipe in zip(runs, (small, large), strict=True)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for name, value in runs[0].network.state_dict().items():
+        torch.testing.assert_close(value, runs[1].network.state_dict()[name])
+    start = make_run(small).network.state_dict()
+    assert not torch.allclose(start["1.weight"], runs[0].network.state_dict()["1.weight"], atol=1e-3)
+
+
+def test_an_epoch_equals_plain_pytorch() -> None:
+    run = make_run(RECIPE)
+    reference = make_run(RECIPE)
+    (loss,) = train(run, RECIPE)
+    optimizer = torch.optim.SGD(reference.network.parameters(), lr=RECIPE.lr, momentum=0.9)
+    losses = []
+    for batch in reference.loader:
+        batch_losses = nn.CrossEntropyLoss(reduction="none")(reference.network(batch.clips), batch.labels)[batch.valid]
+        losses += batch_losses.tolist()
+        optimizer.zero_grad()
+        batch_losses.mean().backward()
+        nn.utils.clip_grad_norm_(reference.network.parameters(), 20)
+        optimizer.step()
+    assert len(losses) == NUM_CLIPS
+    assert loss == pytest.approx(np.mean(losses), rel=1e-6)
+    torch.testing.assert_close(run.network.state_dict(), reference.network.state_dict())
+
+
+def test_the_learning_rate_is_of_the_position() -> None:
+    recipe = replace(RECIPE, warmup_epochs=1.0, accumulate=2)
+    run = make_run(recipe)
+    train(run, recipe)
+    (group,) = run.optimizer.param_groups
+    assert group["lr"] == pytest.approx(0.1 * (0.1 + 0.9 * 2 / 3))  # the last of three steps
+    train(run, recipe)
+    assert group["lr"] == pytest.approx(0.1 * 0.1)  # after the step at epoch 1
+
+
+def test_the_learning_rate_scales_with_the_clips_of_a_step() -> None:
+    assert Recipe(lr=0.01, lr_batch=64).lr_for(16) == pytest.approx(0.0025)
+    assert Recipe(lr=0.01, lr_batch=64).lr_for(128) == pytest.approx(0.02)
+    assert Recipe(lr=0.01, lr_batch=None).lr_for(16) == 0.01
+
+
+def test_smoothing_spreads_a_share_over_all_classes() -> None:
+    recipe = Recipe(label_smoothing=0.3)
+    targets = loss_targets(torch.tensor([2, 0]), 3, recipe)
+    torch.testing.assert_close(targets, torch.tensor([[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]]))
+    several = loss_targets(torch.tensor([[1.0, 0, 1]]), 3, recipe)
+    torch.testing.assert_close(several, torch.tensor([[0.8, 0.1, 0.8]]))
+    logits = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, -1.0]])
+    expected = nn.CrossEntropyLoss(label_smoothing=0.3, reduction="none")(logits, torch.tensor([2, 0]))
+    torch.testing.assert_close(clip_losses(logits, targets, multi_label=False), expected)
+
+
+def test_plain_labels_stay_plain() -> None:
+    labels = torch.tensor([2, 0])
+    assert loss_targets(labels, 3, Recipe()) is labels
+
+
+def test_every_mix_of_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int]] = []
+
+    def record(num_pairs: int, recipe: Recipe, *, epoch: int, first_pair: int) -> list:
+        drawn.extend((epoch, pair) for pair in range(first_pair, first_pair + num_pairs))
+        return draw_mixes(num_pairs, recipe, epoch=epoch, first_pair=first_pair)
+
+    monkeypatch.setattr("train.loop.draw_mixes", record)
+    recipe = replace(RECIPE, mixing="mixup")
+    train(make_run(recipe), recipe, num_epochs=2)
+    assert drawn == [(epoch, pair) for epoch in range(2) for pair in range(6)]
+
+
+# --- what stops a run -----------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_names_its_clip_and_saves_nothing() -> None:
+    recipe = replace(RECIPE, checkpoint_every_steps=6)
+    run = make_run(recipe, broken=(7,))
+    with pytest.raises(ValueError, match=r"not finite for 1 of its clips") as error:
+        train(run, recipe)
+    assert str(error.value).splitlines()[1:] == ["  videos/7.mp4 (list.txt, line 8)"]
+    assert "Lower --lr (now 0.1)" in str(error.value)
+
+
+def test_a_gradient_that_is_not_finite_stops_too() -> None:
+    run = make_run(RECIPE)
+    for parameter in run.network.parameters():
+        parameter.register_hook(lambda gradient: gradient / 0)
+    with pytest.raises(ValueError, match=r"the gradient in step 1/6 of epoch 1/2 is not finite, though all losses are"):
+        train(run, RECIPE)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_read_late_is_not_lost(late: bool) -> None:
+    run = make_run(RECIPE)
+    stop = StopRequest()
+    consensus = Consensus(fabric, plan=run.loader.plan, recipe=RECIPE, stop=stop, late=late)
+
+    def step(*losses: float) -> Step:
+        step = Step("a step")
+        step.add(torch.tensor(losses), torch.arange(len(losses)), torch.ones(len(losses), dtype=torch.bool))
+        return step
+
+    assert consensus.add(step(1, 2), gradient_norm=torch.tensor(1.0)).tolist() == [3, 2]
+    stop.made = True
+    consensus.add(step(1), gradient_norm=torch.tensor(1.0))
+    assert consensus.told_to_stop != late
+    consensus.settle()
+    assert consensus.told_to_stop
+    if late:
+        consensus.add(step(1, torch.inf), gradient_norm=torch.tensor(1.0))
+        with pytest.raises(ValueError, match=r"1\.mp4"):
+            consensus.add(step(1, 2), gradient_norm=torch.tensor(1.0))
+    else:
+        with pytest.raises(ValueError, match=r"1\.mp4"):
+            consensus.add(step(1, torch.inf), gradient_norm=torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("iteration", [0, 3, 5])
+def test_sigterm_saves_after_the_step_and_the_rest_is_as_without(iteration: int) -> None:
+    undisturbed = make_run(RECIPE)
+    losses = train(undisturbed, RECIPE, num_epochs=2)
+
+    run = make_run(RECIPE)
+    saved: list[dict[str, int]] = []
+    assert isinstance(run.loader, NumberLoader)
+    run.loader.sigterm_at = iteration
+    with heed_sigterm() as stop, pytest.raises(Stopped):
+        train_epoch(fabric, run, recipe=RECIPE, stop=stop, save=lambda: saved.append(dict(run.position)))
+    run.loader.sigterm_at = None
+    assert saved == [{"epoch": 0, "iteration": iteration + 1}]
+    run.loader.load_state_dict(saved[0])
+    assert train(run, RECIPE, num_epochs=2) == losses
+    torch.testing.assert_close(run.network.state_dict(), undisturbed.network.state_dict(), rtol=0, atol=0)
+
+
+def test_sigterm_stops_a_validation() -> None:
+    run = make_run(RECIPE, training=False)
+    with pytest.raises(Stopped):
+        validate(fabric, run.model, run.loader, stop=StopRequest(made=True))
+
+
+# --- validation -----------------------------------------------------------------------------------------------------
+
+
+def test_validation_is_of_all_clips_in_evaluation_mode() -> None:
+    run = make_run(RECIPE, training=False)
+    assert isinstance(run.loader, NumberLoader)
+    for _ in range(2):  # nothing stays from one validation to the next
+        values = validate(fabric, run.model, run.loader)
+    clips = torch.stack([run.loader.clip(sample) for sample in range(NUM_CLIPS)])
+    guesses = run.network.eval()(clips).argmax(1).numpy()
+    labels = make_clips().labels
+    right = guesses == labels
+    assert values["val/top1"] == pytest.approx(right.mean())
+    assert values["val/mean_recall"] == pytest.approx(np.mean([right[labels == k].mean() for k in range(NUM_CLASSES)]))
+    assert values["val/top5"] == 1  # three classes
