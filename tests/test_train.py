@@ -20,7 +20,9 @@ from mgs_dali.annotations import read_annotations
 from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.views import PROTOCOLS
+from models import checkpoints
 from models.tsm import TSM
+from train.build import build_model, model_name
 from train.command_line import Options, parse_command_line
 from train.cpu_loader import CpuLoader
 from train.evaluation import read_scores
@@ -132,6 +134,7 @@ def test_teaches_what_is_wrong_with_a_recipe(tmp_path: Path, text: str, message:
         (["--loader", "gpu"], r"loader must be one of 'dali', 'cpu', found gpu"),
         (["--loader", "cpu", "--route", "host"], r"--route host is for --loader dali"),
         (["--resume", "auto"], r"--resume auto needs --out"),
+        (["--sorted-classes", "true"], r"--sorted-classes is for --eval"),
         (["--motion-index", "auto", "--loader", "cpu"], r"--motion-index auto records .* with --loader cpu"),
         (["--motion-index", "auto", "--eval", "a.ckpt"], r"--motion-index auto records .* with --eval"),
         (["--resume", "gone.ckpt"], r"gone\.ckpt: no such checkpoint"),
@@ -168,6 +171,17 @@ def test_learning_rate_follows_half_a_cosine() -> None:
     assert [shorter.lr_factor(epoch) for epoch in (0, 0.5, 1)] == pytest.approx([0.1, 0.325, 0.55])
     just = dataclasses.replace(recipe, epochs=2)
     assert [just.lr_factor(epoch) for epoch in (1, 2)] == pytest.approx([0.55, 0.0])
+
+
+def test_model_options_reach_the_model() -> None:
+    flags = ["--depth", "50", "--non-local", "gaussian", "--temporal-pool", "true", "--num-classes", "7"]
+    _, recipe, _ = parse_command_line([*flags, "--num-segments", "4", "--weights", "null"])
+    model = build_model(recipe, None)
+    expected = {"depth": 50, "shift": True, "non_local": "gaussian", "temporal_pool": True, "num_classes": 7}
+    assert dict(checkpoints.tsm_options(model.state_dict())) | {"temporal_pool": True} == expected
+    assert model_name(recipe) == "TSM, ResNet-50, non-local (gaussian), temporal pooling"
+    _, recipe, _ = parse_command_line(["--depth", "mobilenet_v2", "--shift", "false"])
+    assert (recipe.depth, model_name(recipe)) == ("mobilenet_v2", "TSN, MobileNetV2")
 
 
 def test_motion_parameters_reach_the_sampler() -> None:
@@ -264,6 +278,46 @@ def test_scores_are_the_mean_over_the_views(
         np.testing.assert_allclose(read_scores(data / "scores.npz").scores, expected, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-18 TSM in mit-han-lab's format that always says class 2 of three."""
+    torch.manual_seed(0)
+    model = TSM(3, 2, depth=18)
+    torch.nn.init.zeros_(model.fc.weight)
+    model.fc.bias.data = torch.tensor([0.0, 1.0, 2.0])
+    file = tmp_path_factory.mktemp("published") / "TSM_something.pth.tar"
+    torch.save(checkpoints.to_mit(model.state_dict()), file)
+    return file
+
+
+PUBLISHED = ["--root", "videos", "--val-list", "val.txt", "--size", "32", "--num-segments", "2", "--num-workers", "0"]
+
+
+def test_evaluates_what_others_published(
+    train_here: Callable[..., int], published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, "depth: 50\nsampler: uniform\n")
+    assert train_here("--eval", str(published), *recipe, *PUBLISHED) == 0
+    right = (np.arange(NUM_TRAIN, NUM_TRAIN + NUM_VAL) % 3 == 2).mean()
+    assert f"val/top1 {right:.4f}" in capsys.readouterr().out
+    (tmp_path / "names.txt").write_text("zebra\nant\ncow\n")  # sorted, the last is the list's first
+    named = ["--class-names", str(tmp_path / "names.txt")]
+    assert train_here("--eval", str(published), *recipe, *PUBLISHED, *named, "--sorted-classes", "true") == 0
+    right = (np.arange(NUM_TRAIN, NUM_TRAIN + NUM_VAL) % 3 == 0).mean()
+    assert f"val/top1 {right:.4f}" in capsys.readouterr().out
+    assert train_here("--eval", str(published), *recipe, *PUBLISHED, "--sorted-classes", "true") == 2
+    assert "val.txt does not name its classes" in capsys.readouterr().err
+
+
+def test_a_published_checkpoint_needs_a_recipe(
+    train_here: Callable[..., int], published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_here("--eval", str(published), *PUBLISHED) == 2
+    assert "no checkpoint of this trainer" in (error := capsys.readouterr().err)
+    assert "--recipe NAME|FILE.yaml" in error
+    assert error.count("\n") == 1
+
+
 def test_a_run_that_is_done_says_so_again(
     trained: tuple[str, str], train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], data: Path
 ) -> None:
@@ -286,7 +340,7 @@ def test_teaches_when_a_checkpoint_does_not_fit(
 ) -> None:
     assert trained
     assert train_here("--eval", "run/last.ckpt", "--depth", "18") == 2
-    assert "error: the checkpoint does not fit a ResNet-18 for 3 classes" in capsys.readouterr().err
+    assert "error: the checkpoint does not fit the model (TSM, ResNet-18) for 3 classes" in capsys.readouterr().err
 
 
 def test_teaches_when_a_loss_is_not_a_number(

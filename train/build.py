@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -33,8 +34,11 @@ from .recipe import Recipe
 __all__ = [
     "build_model",
     "clips_a_step",
+    "in_list_order",
     "make_loader",
+    "model_name",
     "read_data",
+    "read_published",
     "read_val_data",
     "run_folder",
     "say_what_runs",
@@ -113,6 +117,38 @@ def read_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips, Clips]:
             f"(in one only: {', '.join(differing[:5]) or 'none'}). Both must number the same classes alike."
         )
     return recipe, train_clips, val_clips
+
+
+def read_published(file: Path, recipe: Recipe) -> tuple[Recipe, dict[str, torch.Tensor]]:
+    """The weights of a checkpoint that another project published, and the recipe with the model that they belong to.
+
+    What the weights do not tell is the recipe's: segments, shift_div, which kind of non-local blocks, how clips are
+    sampled and cropped.
+
+    Raises:
+        ValueError: the file cannot be read, or is of no known format, see :mod:`models.checkpoints`.
+    """
+    kind, state = checkpoints.read(file)
+    options = checkpoints.tsm_options(state)
+    if options["non_local"] and recipe.non_local in ("embedded_gaussian", "dot_product"):
+        options["non_local"] = recipe.non_local if options["non_local"] != "gaussian" else "gaussian"
+    recipe = replace(recipe, **options, weights=None, init=None)
+    log.info("%s: %s's format; %s for %d classes", file, kind, model_name(recipe), recipe.num_classes)
+    return recipe, state
+
+
+def in_list_order(state: Mapping[str, torch.Tensor], clips: Clips) -> dict[str, torch.Tensor]:
+    """Weights whose classes are sorted by name, put into the order of a list.
+
+    Raises:
+        ValueError: the list does not tell the names of its classes, or they are not as many as the weights'.
+    """
+    if clips.class_names is None:
+        raise ValueError(
+            f"--sorted-classes: {clips.list_file} does not name its classes, so that those of the checkpoint cannot be "
+            "put into its order. Give --class-names FILE, one a line in the order of the labels."
+        )
+    return checkpoints.permute_classes(state, found=sorted(clips.class_names), wanted=clips.class_names)
 
 
 def read_val_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips]:
@@ -206,34 +242,47 @@ def _motion_index(options: Options, *, out: Path | None) -> MotionIndex | Motion
     return MotionIndex(options.motion_index)
 
 
-def build_model(recipe: Recipe, checkpoint: Checkpoint | None) -> TSM:
-    """The model, with the weights of the checkpoint or those that the recipe starts from."""
+def build_model(recipe: Recipe, state: Mapping[str, torch.Tensor] | None) -> TSM:
+    """The model, with the weights of a checkpoint or those that the recipe starts from."""
     assert recipe.num_classes is not None
     model = TSM(
         recipe.num_classes,
         recipe.num_segments,
         depth=recipe.depth,
+        shift=recipe.shift,
+        shift_div=recipe.shift_div,
+        non_local=recipe.non_local,
+        temporal_pool=recipe.temporal_pool,
         dropout=recipe.dropout,
-        weights=None if checkpoint or recipe.init else recipe.weights,
+        weights=None if state or recipe.init else recipe.weights,
     )
-    if checkpoint is None and recipe.init is not None:
+    if state is None and recipe.init is not None:
         kept = checkpoints.start_from(model, checkpoints.load(recipe.init))
         log.info("init: the backbone from %s; new are %s", recipe.init, ", ".join(kept))
-    if checkpoint:
+    if state:
         try:
-            model.load_state_dict(checkpoint["model"])
+            model.load_state_dict(dict(state))
         except RuntimeError as error:
             raise ValueError(
-                f"the checkpoint does not fit a ResNet-{recipe.depth} for {recipe.num_classes} classes: "
+                f"the checkpoint does not fit the model ({model_name(recipe)}) for {recipe.num_classes} classes: "
                 f"{' '.join(str(error).split())[:300]}. Leave out --recipe, --depth and --num-classes to take its own."
             ) from None
     return model
 
 
+def model_name(recipe: Recipe) -> str:
+    """What to call the recipe's model, such as ``TSM, ResNet-50``."""
+    backbone = "MobileNetV2" if recipe.depth == "mobilenet_v2" else f"ResNet-{recipe.depth}"
+    non_local = f", non-local ({recipe.non_local})" if recipe.non_local else ""
+    return f"{'TSM' if recipe.shift else 'TSN'}, {backbone}{non_local}{', temporal pooling' * recipe.temporal_pool}"
+
+
 def start_run(fabric: Fabric, options: Options, recipe: Recipe, loader: Loader, checkpoint: Checkpoint | None) -> Run:
     """Model and optimizer, new or where the checkpoint left them, and the loader at the same place."""
     torch.manual_seed(recipe.seed)
-    network: nn.Module = build_model(recipe, checkpoint).to(memory_format=torch.channels_last)  # faster on GPU and CPU
+    network: nn.Module = build_model(recipe, checkpoint["model"] if checkpoint else None).to(
+        memory_format=torch.channels_last
+    )  # faster on GPU and CPU
     if recipe.sync_batchnorm:
         if fabric.device.type != "cuda":
             raise ValueError("sync_batchnorm: PyTorch has it for GPUs only. Leave it out on the CPU.")
@@ -304,8 +353,8 @@ def say_what_runs(fabric: Fabric, recipe: Recipe, loader: Loader, train_clips: C
         train_clips.num_classes,
     )
     log.info(
-        "model: TSM, ResNet-%d, %d frames of %d x %d pixels, sampler %s",
-        recipe.depth,
+        "model: %s; %d frames of %d x %d pixels, sampler %s",
+        model_name(recipe),
         recipe.num_segments,
         recipe.size,
         recipe.size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ __all__ = [
     "check_same_run",
     "drop_old_checkpoints",
     "epoch_checkpoint",
+    "is_own",
     "position_here",
     "read_checkpoint",
     "save_checkpoint",
@@ -45,6 +45,9 @@ class Checkpoint(TypedDict):
     """The best epoch's line of metrics.jsonl."""
     recipe: dict[str, Any]
     world_size: int
+
+
+_KEYS = Checkpoint.__annotations__.keys()
 
 
 def save_checkpoint(checkpoint: Checkpoint, *files: Path) -> None:
@@ -86,19 +89,28 @@ def read_checkpoint(file: Path) -> Checkpoint:
         ValueError: the file is missing, damaged, or no checkpoint of this trainer.
     """
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        checkpoint: Checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{file}: no such checkpoint (working folder: {Path.cwd()}).") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what the unpickler of damaged files raises is anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{file}: not a checkpoint that PyTorch can read ({reason}).") from None
-    missing = Checkpoint.__annotations__.keys() - (checkpoint.keys() if isinstance(checkpoint, dict) else ())
+    missing = _KEYS - (checkpoint.keys() if isinstance(checkpoint, dict) else set())
     if missing:
         raise ValueError(
             f"{file}: not a checkpoint of this trainer ({', '.join(sorted(missing))} missing). Give a last.ckpt or a "
             "best.ckpt."
         )
     return checkpoint
+
+
+def is_own(file: Path) -> bool:
+    """Whether a file that PyTorch can read is a checkpoint of this trainer; True where it cannot."""
+    try:
+        content = torch.load(file, map_location="meta", weights_only=True)
+    except Exception:  # reading it will tell what is wrong
+        return True
+    return isinstance(content, dict) and content.keys() >= _KEYS
 
 
 def check_same_run(checkpoint: Checkpoint, *, recipe: Recipe, world_size: int, file: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_type_hints
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser
 
-from .checkpoint import Checkpoint, read_checkpoint
+from .checkpoint import Checkpoint, is_own, read_checkpoint
 from .recipe import Recipe, did_you_mean, field_docs, find_recipe
 
 __all__ = ["Options", "parse_command_line"]
@@ -40,7 +40,11 @@ class Options:
     resume: str | None = None
     """Go on from a checkpoint; auto takes last.ckpt of --out where there is one, and starts anew where not."""
     eval: str | None = None
-    """Only evaluate this checkpoint on the validation list, with the recipe's protocol."""
+    """Only evaluate this checkpoint on the validation list, with the recipe's protocol. With --recipe, also one that
+    another project published, see docs/checkpoints.md."""
+    sorted_classes: bool = False
+    """With --eval: the checkpoint numbers its classes by their sorted names, as the original TSM code does for
+    Something-Something V1 and Jester; they are put into the order of the list."""
     scores: str | None = None
     """With --eval: a .npz file for the scores of every clip, which python -m train.evaluate judges and fuses."""
     dry_run: bool = False
@@ -63,6 +67,8 @@ class Options:
             raise ValueError("--eval and --resume exclude each other: --eval trains nothing.")
         if self.scores is not None and (self.eval is None or not self.scores.endswith(".npz")):
             raise ValueError(f"--scores {self.scores} must be a .npz file, and is for --eval CHECKPOINT.")
+        if self.sorted_classes and self.eval is None:
+            raise ValueError("--sorted-classes is for --eval CHECKPOINT.")
         if self.wandb is not None and importlib.util.find_spec("wandb") is None:
             raise ValueError(f"--wandb {self.wandb} needs the package wandb: pip install wandb, or leave the flag out.")
         if self.resume == "auto" and self.out is None:
@@ -91,7 +97,9 @@ def parse_command_line(arguments: list[str]) -> tuple[Options, Recipe, Checkpoin
     parser = _parser()
     given = _parsed(parser, arguments)
     options = Options(**{field.name: given[field.name] for field in fields(Options)})
-    checkpoint = read_checkpoint(options.checkpoint_file) if options.checkpoint_file else None
+    checkpoint = None
+    if options.checkpoint_file and not _is_published(options):
+        checkpoint = read_checkpoint(options.checkpoint_file)
     if checkpoint and options.recipe is None:
         source, values = str(options.checkpoint_file), checkpoint["recipe"]
     else:
@@ -105,6 +113,18 @@ def parse_command_line(arguments: list[str]) -> tuple[Options, Recipe, Checkpoin
     except ValueError as error:
         raise ValueError(f"{source}, with the flags given: {error}") from None
     return options, recipe, checkpoint
+
+
+def _is_published(options: Options) -> bool:
+    """Whether ``--eval`` is of a checkpoint of another project, whose recipe must be given."""
+    if options.eval is None or not Path(options.eval).is_file() or is_own(Path(options.eval)):
+        return False
+    if options.recipe is None:
+        raise ValueError(
+            f"--eval {options.eval}: no checkpoint of this trainer, and one of another project does not say how its "
+            "clips are sampled and cropped. Name the recipe that it was trained with: --recipe NAME|FILE.yaml."
+        )
+    return True
 
 
 def _parser() -> ArgumentParser:

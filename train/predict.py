@@ -21,7 +21,7 @@ from torch import nn
 from mgs_dali.annotations import Clips, read_annotations, read_class_names
 from mgs_dali.views import PROTOCOLS
 
-from .build import build_model
+from .build import build_model, read_published
 from .command_line import parse_command_line
 from .cpu_loader import CpuLoader
 from .evaluation import average_views
@@ -136,13 +136,18 @@ def main() -> int:
     """The command. Returns the exit code: 2 where a video could not be read."""
     arguments = _parser().parse_args()
     flags = ["--eval", arguments.checkpoint]
-    if arguments.protocol is not None:
-        flags += ["--protocol", arguments.protocol]
+    for name in ("protocol", "recipe"):
+        if getattr(arguments, name) is not None:
+            flags += [f"--{name}", getattr(arguments, name)]
     try:
         _, recipe, checkpoint = parse_command_line(flags)
         device = _choose_device(arguments.device)
+        if checkpoint is None:
+            recipe, state = read_published(Path(arguments.checkpoint), recipe)
+        else:
+            state = checkpoint["model"]
         names, note = class_names(recipe, arguments.labels)
-        model = build_model(recipe, checkpoint).to(device)
+        model = build_model(recipe, state).to(device)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -167,7 +172,10 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.predict", description="Say what videos show.")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file, or frame folder if trained on such")
-    parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="best.ckpt or last.ckpt of a training")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="CKPT", help="best.ckpt of a training, or a published one"
+    )
+    parser.add_argument("--recipe", metavar="NAME", help="of a published checkpoint: how its clips are sampled")
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: those of the training)")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), help="views of a video (default: the recipe's)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto is CUDA where it is")

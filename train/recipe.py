@@ -87,10 +87,18 @@ class Recipe:
     """What the scores of several views are the mean of: probabilities as in mmaction2, or logits as in the TSM code."""
 
     # model
-    depth: Literal[10, 18, 34, 50, 101] = 50
-    """Layers of the ResNet."""
+    depth: Literal[10, 18, 34, 50, 101, "mobilenet_v2"] = 50
+    """Layers of the ResNet, or mobilenet_v2."""
+    shift: bool = True
+    """Shift features in time, which is TSM; without it is TSN."""
+    shift_div: int = 8
+    """One of so many channels is shifted each way."""
+    non_local: Literal["embedded_gaussian", "gaussian", "dot_product"] | None = None
+    """Non-local blocks of that kind in a ResNet-50, as published for Kinetics."""
+    temporal_pool: bool = False
+    """Halve the frames before the second stage of a ResNet."""
     weights: Literal["imagenet"] | None = "imagenet"
-    """What the ResNet starts from: torchvision's ImageNet weights (downloaded once), or null for random ones."""
+    """What the backbone starts from: torchvision's ImageNet weights (downloaded once), or null for random ones."""
     init: str | None = None
     """Checkpoint to fine-tune from, in any published format: the backbone starts from it and the classifier anew."""
     dropout: float = 0.5

@@ -25,8 +25,10 @@ from models.size import count_flops, count_parameters
 
 from .build import (
     build_model,
+    in_list_order,
     make_loader,
     read_data,
+    read_published,
     read_val_data,
     run_folder,
     say_what_runs,
@@ -91,13 +93,19 @@ def train(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoi
         print(f"best {judge} {run.best[judge]:.4f} (epoch {run.best['epoch']})")
 
 
-def evaluate(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoint) -> None:
+def evaluate(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
     """Evaluate a checkpoint with the recipe's protocol, print its metrics and write its scores."""
-    if recipe.num_classes is None:
-        recipe = replace(recipe, num_classes=checkpoint["recipe"]["num_classes"])
+    if checkpoint is None:
+        assert options.eval is not None
+        recipe, state = read_published(Path(options.eval), recipe)
+    else:
+        state = checkpoint["model"]
+        recipe = replace(recipe, num_classes=recipe.num_classes or checkpoint["recipe"]["num_classes"])
     recipe, clips = read_val_data(fabric, recipe)
+    if options.sorted_classes:
+        state = in_list_order(state, clips)
     views = PROTOCOLS[recipe.protocol]
-    model = fabric.setup(build_model(recipe, checkpoint))
+    model = fabric.setup(build_model(recipe, state))
     with make_loader(fabric, options, recipe, clips, training=False, views=views) as loader:
         log.info("evaluating %d clips of %s", len(clips), clips.list_file)
         side = views.side(recipe.size)
@@ -131,7 +139,7 @@ def main() -> int:
         fabric = start_fabric(options, recipe)
         if options.dry_run:
             dry_run(fabric, options, recipe)
-        elif options.eval and checkpoint:
+        elif options.eval:
             evaluate(fabric, options, recipe, checkpoint)
         else:
             train(fabric, options, recipe, checkpoint)
