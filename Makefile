@@ -3,6 +3,7 @@
 #   make train     train TSM on the demo set, DALI loading it
 #   make test      the test suite
 #   make lint      ruff and mypy
+#   make bench     the benchmark tables of docs/benchmarks.md, measured here
 #
 # CUDA=120 takes the CUDA 12 builds of DALI and PyTorch instead of the CUDA 13 ones; both run without a GPU.
 
@@ -31,8 +32,8 @@ lint: .venv/.test-cuda$(CUDA)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench:
-	@echo "bench: not yet; the benchmarks come with a later release" >&2; exit 1
+bench: .venv/.bench-cuda$(CUDA)
+	$(BIN)/python -m train.benchmark $(ARGS)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
@@ -48,4 +49,8 @@ clean:
 
 .venv/.test-cuda$(CUDA): .venv/.train-cuda$(CUDA)
 	$(PIP_INSTALL) -e '.[cuda$(CUDA),train,test]'
+	@touch $@
+
+.venv/.bench-cuda$(CUDA): .venv/.train-cuda$(CUDA)
+	$(PIP_INSTALL) -e '.[cuda$(CUDA),train,bench]'
 	@touch $@
