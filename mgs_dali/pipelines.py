@@ -117,8 +117,7 @@ def decoded_clips(
 
     Returns:
         clips (K, num_picks, 3, size, size) without the K of one crop, frames (num_picks,) int64, flips (K,) int32,
-        measured motion (F - 1,) or (0,) float32, notes,
-        detours and errors (L,) uint8; all but the clips on the CPU.
+        measured motion (F - 1,) float32, notes, detours and errors (L,) uint8; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
@@ -153,8 +152,7 @@ def encoded_clips(
 
     Returns:
         clips (K, num_picks, 3, size, size) without the K of one crop, frames (num_picks,) int64, flips (K,) int32,
-        measured motion (F - 1,) or (0,) float32, notes,
-        detours and errors (L,) uint8; all but the clips on the CPU.
+        measured motion (F - 1,) float32, notes, detours and errors (L,) uint8; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     decoder = "mixed" if device == "gpu" else "cpu"
@@ -209,7 +207,7 @@ def picture_clips(
 
     Returns:
         clips of one frame (K, 1, 3, size, size) without the K of one crop, then of the clip that it belongs to: frames
-        (num_picks,) int64, flips (K,) int32, measured motion (F - 1,) or (1,) float32, notes, detours and errors (L,)
+        (num_picks,) int64, flips (K,) int32, measured motion (F - 1,) float32, notes, detours and errors (L,)
         uint8; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)

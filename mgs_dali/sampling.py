@@ -60,9 +60,12 @@ class Uniform:
 
     Attributes:
         num_segments: frames per clip, at least 1.
+        keep_tail: False leaves out the last ``F % num_segments`` frames in training, as the published TSM models did.
+            Evaluation always sees the whole video.
     """
 
     num_segments: int = 8
+    keep_tail: bool = True
 
     def __post_init__(self) -> None:
         _check_count("num_segments", self.num_segments)
@@ -130,7 +133,7 @@ def timed_frames(sampler: Uniform | Dense, num_frames: int, targets: npt.ArrayLi
         (num_clips * T,) int64 frames in ``[0, num_frames - 1]``, clip after clip.
     """
     if isinstance(sampler, Uniform):
-        return uniform_frames(num_frames, targets)
+        return uniform_frames(num_frames, targets, keep_tail=sampler.keep_tail)
     starts = np.asarray(targets, np.float64).tolist()
     clips = [dense_frames(num_frames, sampler.num_segments, x, span_frames=sampler.span_frames) for x in starts]
     return np.concatenate(clips)

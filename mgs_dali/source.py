@@ -190,6 +190,8 @@ class Plan:
     """What is seen of each video without ``training``."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.sampler, Uniform) and not self.training:
+            object.__setattr__(self, "sampler", replace(self.sampler, keep_tail=True))
         if len(self.clips) == 0:
             raise ValueError(f"{self.clips.list_file}: no clips. The list needs at least one line.")
         for name, least in (("batch_size", 1), ("size", 1), ("seed", 0), ("rank", 0), ("world_size", 1)):

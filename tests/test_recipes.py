@@ -41,6 +41,12 @@ def read(name: str) -> Recipe:
     return parse_command_line(["--recipe", name])[1]
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_trainings_sample_whole_parts(name: str) -> None:
+    recipe = read(name)
+    assert recipe.sampler == "dense" or (recipe.sampler, recipe.keep_tail) == ("uniform", False)
+
+
 def test_all_recipes_are_in_the_table() -> None:
     assert {file.stem for file in RECIPES.glob("*.yaml")} == {"demo", *PUBLISHED}
 

@@ -34,6 +34,7 @@ from mgs_dali.source import (
     batch_samples,
     epoch_order,
     load_clip,
+    load_sample,
     sample_draws,
     sample_rng,
 )
@@ -619,6 +620,21 @@ def test_the_graph_is_given_copies_of_the_needed_packets(tmp_path: Path) -> None
     (tmp_path / "copy.mkv").write_bytes(file)
     chosen = decode_all(tmp_path / "copy.mkv")[columns["decoded"][0]][columns["places"][0]]
     np.testing.assert_array_equal(chosen, decode_all(tmp_path / "v.webm")[[15, 45]])
+
+
+def test_the_published_training_leaves_out_the_tail(tmp_path: Path) -> None:
+    """mmaction2's SampleFrames: eight parts of 3 frames, and of 30 frames the last six are never seen."""
+    encode(tmp_path / "v.avi", moving_disc(30), "mjpeg", pixel_format="yuvj420p")
+    clips = clip_table(tmp_path, ["v.avi"])
+    seen = set()
+    for epoch in range(60):
+        plan = plan_of(clips, sampler=Uniform(8, keep_tail=False), batch_size=1)
+        frames = load_sample(plan, 0, plan.draws(epoch, 0)).frames.tolist()
+        assert [frame // 3 for frame in frames] == list(range(8))
+        seen |= set(frames)
+    assert seen == set(range(24))
+    plan = plan_of(clips, sampler=Uniform(8, keep_tail=False), batch_size=1, training=False)
+    assert load_sample(plan, 0, plan.draws(0, 0)).frames.tolist() == [1, 5, 9, 13, 16, 20, 24, 28]
 
 
 def test_packet_measure_and_an_index_exclude_each_other(dali_videos: Clips) -> None:

@@ -62,6 +62,9 @@ class Recipe:
     measure: Literal["pixel", "packet"] = "pixel"
     """Motion-guided, without a motion index: pixel differences, which decode whole videos, or the sizes of compressed
     frames, for which nothing is decoded."""
+    keep_tail: bool = True
+    """Uniform: train on the whole video; false leaves out the last frames that do not fill num_segments equal parts, as
+    the published models did."""
     span_frames: int = 64
     """Dense: frames of the stretch."""
     size: int = 224
@@ -197,7 +200,7 @@ class Recipe:
         if self.sampler == "dense":
             return Dense(self.num_segments, span_frames=self.span_frames)
         if self.sampler == "uniform":
-            return Uniform(self.num_segments)
+            return Uniform(self.num_segments, keep_tail=self.keep_tail)
         return MotionGuided(self.num_segments, mu=self.mu, floor=self.floor, pick=self.pick, measure=self.measure)
 
     def lr_for(self, num_clips: int) -> float:
