@@ -95,6 +95,7 @@ def encode(
                 stream = cast(VideoStream, container.add_stream(codec, rate=25, options=dict(options or {})))
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = pixel_format
+                stream.codec_context.thread_count = 1  # frames of one slice, however many cores there are
                 if max_b_frames is not None:
                     stream.codec_context.max_b_frames = max_b_frames
                 if gop is not None:

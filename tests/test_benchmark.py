@@ -48,6 +48,29 @@ def test_counts_are_at_least_one(flag: str, capsys: pytest.CaptureFixture[str]) 
     assert f"{flag} must be at least 1, found 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["index", "--list", "my.txt"], "--list is for the section loaders"),
+        (["--list", "my.txt"], "--list is for the section loaders"),
+        (["loaders", "--root", "videos"], "--root says where the videos of --list are"),
+    ],
+)
+def test_own_videos_are_for_loaders(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert error in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_runs_with_own_videos(videos: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = videos["h264"]
+    (tmp_path / "mine.txt").write_text(f"{file.name} 0\n" * 4)
+    few = ["--num-rounds", "1", "--num-workers", "1"]
+    assert main(["loaders", "--list", str(tmp_path / "mine.txt"), "--root", str(file.parent), *few]) == 0
+    assert "| mine | host-sparse, motion index |" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(benchmark, "NUM_FRAMES", 20)

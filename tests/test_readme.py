@@ -100,7 +100,7 @@ def test_trainings_run(folder: Path) -> None:
         elif "train.evaluate" in command:
             few, last = "", r"mine\.npz \(accurate, probabilities\): top1 \d\.\d{4}"
         elif "train.predict" in command:
-            few, last = "", r"  0\.\d{4}  \S"
+            few, last = "", r"   0\.\d{4}  \S"
         printed = run_command(f"{command} {few}", folder)
         assert re.match(last, printed.splitlines()[-1]), f"{command}\n{printed}"
     described = re.findall(r"`([\w.*]+)`", README.partition("A run writes into")[2].partition("## ")[0])

@@ -3,6 +3,7 @@
     python -m train.benchmark                       # all sections
     python -m train.benchmark index --json out.json # how fast motion is indexed, against decoding alone
     python -m train.benchmark loaders               # clips a second of the loader's routes
+    python -m train.benchmark loaders --list LIST --root FOLDER   # the same with your own videos
 
 Machines drift, and share their cores with others: what is compared runs in turn, round after round, and the table shows
 medians, and the median of the rounds' ratios.
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
     from .cpu_loader import CpuLoader
 
-__all__ = ["Row", "benchmark_index", "benchmark_loaders", "main", "make_videos"]
+__all__ = ["Row", "benchmark_index", "benchmark_loaders", "compare_loaders", "main", "make_videos"]
 
 WIDTH, HEIGHT, NUM_FRAMES = 340, 256, 300
 """What Kinetics' videos are usually resized to, and their length at 30 frames a second."""
@@ -97,14 +98,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--num-workers", type=int, default=len(os.sched_getaffinity(0)), help="one a CPU core by default"
     )
+    parser.add_argument("--list", metavar="LIST", help="loaders: measure with the videos of this list instead")
+    parser.add_argument("--root", help="the folder that the list's paths are relative to; its own by default")
     given = parser.parse_args(arguments)
+    if given.list is not None and given.section != "loaders":
+        parser.error("--list is for the section loaders: python -m train.benchmark loaders --list LIST")
+    if given.root is not None and given.list is None:
+        parser.error("--root says where the videos of --list are. Give both.")
     for name in ("num_videos", "num_rounds", "num_workers"):
         if getattr(given, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, found {getattr(given, name)}")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
+        if given.list is not None:
+            clips = read_annotations(given.list, root=given.root or Path(given.list).parent)
+            videos = Path(given.list).stem
+            rows = compare_loaders(
+                clips, videos, Path(folder), num_rounds=given.num_rounds, num_workers=given.num_workers
+            )
         for name, run in SECTIONS.items():
-            if given.section in (None, name):
+            if given.list is None and given.section in (None, name):
                 rows += run(
                     Path(folder),
                     num_videos=given.num_videos,
@@ -127,25 +140,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def pictures(seed: int) -> Iterator[np.ndarray]:
     """A waving cloth that moves in bursts before a textured wall, (HEIGHT, WIDTH, 3) uint8, with a sensor's noise.
 
-    The camera stands still for even seeds and is held by hand for odd ones. Encoded by x264's defaults a video takes
-    about 300 kB, as far as we know not much less than Kinetics' videos of this size and length.
+    The camera is held by hand. Encoded by x264's defaults, keyframes take about 8 kB and the other frames 1 kB on
+    average; of the three recorded clips of this size that we had, encoded alike, 7 to 9 kB and 1 to 3 kB.
     """
     rng = np.random.default_rng(seed)
-    margin, side = 16, 128
+    margin, side = 16, 160
     wall, cloth = _texture(rng, HEIGHT + 2 * margin, WIDTH + 2 * margin), _texture(rng, side, side)
     rows, columns = np.arange(side)[:, None], np.arange(side)
     place, velocity = rng.uniform(0.2, 0.8, 2), np.zeros(2)
     shake = np.zeros(2)
     for index in range(NUM_FRAMES):
-        if index % 60 == 0:
-            velocity = rng.normal(0, 0.012, 2) if rng.random() < 0.7 else np.zeros(2)
+        if index % 20 == 0:
+            velocity = rng.normal(0, 0.03, 2) if rng.random() < 0.9 else np.zeros(2)
         place = np.clip(place + velocity, 0, 1)
-        if seed % 2:
-            shake = np.clip(0.95 * shake + rng.normal(0, 0.8, 2), 1 - margin, margin - 1)
+        shake = np.clip(0.95 * shake + rng.normal(0, 1.5, 2), 1 - margin, margin - 1)
         picture = _window(wall, *(margin + shake))
         top, left = (place * (HEIGHT - side, WIDTH - side) + shake).round().astype(int)
         top, left = np.clip((top, left), 0, (HEIGHT - side, WIDTH - side))
-        wave = (4 * np.sin(rows / 9 + index / 4) * (np.abs(velocity).sum() > 0)).round().astype(int)
+        wave = (8 * np.sin(rows / 9 + index / 4) * (np.abs(velocity).sum() > 0)).round().astype(int)
         picture[top : top + side, left : left + side] = cloth[rows, (columns + wave) % side]
         picture += rng.normal(0, 3, (HEIGHT, WIDTH, 1)).astype(np.float32)
         yield picture.clip(0, 255).astype(np.uint8)
@@ -163,7 +175,7 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Amplitudes that fall with the frequency, so that frames take about the bytes that those of real videos take."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency**1.5
+    spectrum = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency**1.57
     spectrum[1:] = 0.8 * spectrum[:1] + 0.2 * spectrum[1:]  # colours go together
     texture = np.fft.irfft2(spectrum, s=(height, width)).transpose(1, 2, 0)
     return (128 + 45 * texture / texture.std()).astype(np.float32)
@@ -184,6 +196,7 @@ def make_videos(folder: Path, encoding: str, *, num_videos: int) -> Clips:
         with av.open(str(file), "w") as container:
             stream = cast(VideoStream, container.add_stream(codec, rate=30, options=options))
             stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+            stream.codec_context.thread_count = 1  # PyAV's threads cut frames into slices, which x264 does not
             for picture in pictures(index):
                 container.mux(stream.encode(VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
@@ -264,36 +277,49 @@ def released_ssim(file: Path) -> None:
 
 
 def benchmark_loaders(folder: Path, *, num_videos: int, num_rounds: int, num_workers: int) -> list[Row]:
-    """Clips a second of 8 frames, 224 x 224, through each route that needs no GPU. Starting the workers is left out."""
+    """:func:`compare_loaders` with videos of each encoding."""
+    rows = []
+    for encoding in ENCODINGS:
+        clips = make_videos(folder, encoding, num_videos=num_videos)
+        rows += compare_loaders(clips, encoding, folder, num_rounds=num_rounds, num_workers=num_workers)
+    return rows
+
+
+def compare_loaders(clips: Clips, videos: str, folder: Path, *, num_rounds: int, num_workers: int) -> list[Row]:
+    """Clips a second of 8 frames, 224 x 224, through each route that needs no GPU. Starting the workers is left out.
+
+    Args:
+        clips: the videos.
+        videos: what to call them in the rows.
+        folder: where their motion index is made.
+        num_rounds: how often each route runs.
+        num_workers: of each loader.
+    """
     # Not for the whole module: the processes of benchmark_index import it too, and would load PyTorch.
     from mgs_dali.loader import ClipLoader  # noqa: PLC0415
 
     from .cpu_loader import CpuLoader  # noqa: PLC0415
 
-    rows = []
-    for encoding in ENCODINGS:
-        clips = make_videos(folder, encoding, num_videos=num_videos)
-        motion = folder / f"motion-{encoding}"
-        index_videos(clips, motion, num_workers=num_workers, progress=False)
-        common: dict[str, Any] = {"batch_size": 4, "training": True, "num_workers": num_workers}
-        dali = partial(ClipLoader, clips, device="cpu", **common)
-        guided, index = MotionGuided(8), MotionIndex(motion)
-        packets, uniform = MotionGuided(8, measure="packet"), Uniform(8)
-        loaders: dict[str, Callable[[], ClipLoader | CpuLoader]] = {
-            "host, motion measured": partial(dali, sampler=guided, route="host"),
-            "host-sparse, motion index": partial(dali, sampler=guided, route="host-sparse", motion_index=index),
-            "host-sparse, packet sizes": partial(dali, sampler=packets, route="host-sparse"),
-            "host, uniform": partial(dali, sampler=uniform, route="host"),
-            "host-sparse, uniform": partial(dali, sampler=uniform, route="host-sparse"),
-            "PyTorch DataLoader, uniform": partial(CpuLoader, clips, sampler=uniform, **common),
-            "PyTorch DataLoader, motion measured": partial(CpuLoader, clips, sampler=guided, **common),
-        }
-        speeds: dict[str, list[float]] = {name: [] for name in loaders}
-        for _ in tqdm(range(num_rounds), desc=f"rounds of {encoding}", leave=False):
-            for name, start in loaders.items():
-                speeds[name].append(clips_per_second(start))
-        rows += make_rows("loaders", encoding, speeds, unit="clips/s", baseline="host, motion measured")
-    return rows
+    motion = folder / f"motion-{videos}"
+    index_videos(clips, motion, num_workers=num_workers, progress=False)
+    common: dict[str, Any] = {"batch_size": 4, "training": True, "num_workers": num_workers}
+    dali = partial(ClipLoader, clips, device="cpu", **common)
+    guided, index = MotionGuided(8), MotionIndex(motion)
+    packets, uniform = MotionGuided(8, measure="packet"), Uniform(8)
+    loaders: dict[str, Callable[[], ClipLoader | CpuLoader]] = {
+        "host, motion measured": partial(dali, sampler=guided, route="host"),
+        "host-sparse, motion index": partial(dali, sampler=guided, route="host-sparse", motion_index=index),
+        "host-sparse, packet sizes": partial(dali, sampler=packets, route="host-sparse"),
+        "host, uniform": partial(dali, sampler=uniform, route="host"),
+        "host-sparse, uniform": partial(dali, sampler=uniform, route="host-sparse"),
+        "PyTorch DataLoader, uniform": partial(CpuLoader, clips, sampler=uniform, **common),
+        "PyTorch DataLoader, motion measured": partial(CpuLoader, clips, sampler=guided, **common),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in loaders}
+    for _ in tqdm(range(num_rounds), desc=f"rounds of {videos}", leave=False):
+        for name, start in loaders.items():
+            speeds[name].append(clips_per_second(start))
+    return make_rows("loaders", videos, speeds, unit="clips/s", baseline="host, motion measured")
 
 
 def clips_per_second(start: Callable[[], ClipLoader | CpuLoader], *, num_epochs: int = 2) -> float:

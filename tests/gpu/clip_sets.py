@@ -103,7 +103,7 @@ SCALES = {
         num_speed_files=3,
         speed_repeats=4,
         something=(_VP9, 8, 64, 48),
-        kinetics=(CPU_KINDS[2], 12, 48, 36),
+        kinetics=(_VP9, 12, 48, 36),
         long_video=(CPU_KINDS[2], 10, 192, 144, 20),
     ),
 }

@@ -21,7 +21,7 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 
 from mgs_dali import nvdec, pipelines, read_annotations
 from mgs_dali.annotations import Clips
-from mgs_dali.graph import decode_frames, decode_video
+from mgs_dali.graph import decode_frames, decode_video, take_frames
 from mgs_dali.loader import ClipBatch, ClipLoader
 from mgs_dali.packets import open_video, scan
 from mgs_dali.sampling import MotionGuided, Uniform
@@ -224,15 +224,24 @@ def _pictures(file: Path, setup: Setup) -> np.ndarray:
 
 @pipeline_def(exec_dynamic=True)
 def decode_only(
-    source: EncodedSource, *, sampler: Any, size: int, device: str, dtype: Any, prefetch_batches: int
+    source: EncodedSource,
+    *,
+    sampler: Any,
+    size: int,
+    device: str,
+    dtype: Any,
+    prefetch_batches: int,
+    num_crops: int,
+    rand_augment: Any,
 ) -> Any:
     """In the place of ``encoded_clips``: the same source and decoder, whole videos, and nothing after it."""
-    del sampler, size, dtype
+    del sampler, size, dtype, num_crops, rand_augment
     row = pipelines._columns(source, prefetch_batches=prefetch_batches)
     decoder = "mixed" if device == "gpu" else "cpu"
     video = decode_video(row["file"], device=decoder, num_frames=row["num_frames"])
-    corner = video[:1, :1, :1]  # one pixel, so that nothing but decoding takes time
-    return corner, fn.cast(row["crop"][:1], dtype=types.INT64), row["flip"], row["note"], row["error"]
+    # One pixel a frame, so that nothing but decoding takes time.
+    corner = take_frames(video[:1, :1, :1], fn.cast(row["frames"] * 0, dtype=types.INT32))
+    return corner, row["frames"], row["flips"], row["measured"], row["note"], row["detour"], row["error"]
 
 
 class Stream:
