@@ -51,24 +51,34 @@ def test_counts_are_at_least_one(flag: str, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["index", "--list", "my.txt"], "--list is for the section loaders"),
-        (["--list", "my.txt"], "--list is for the section loaders"),
+        (["--list", "my.txt"], "--list is for one section: python -m train.benchmark loaders --list LIST, or index"),
         (["loaders", "--root", "videos"], "--root says where the videos of --list are"),
+        (["index", "--list", "my.txt"], "The list my.txt does not exist"),
     ],
 )
-def test_own_videos_are_for_loaders(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_videos_are_for_one_section(
+    arguments: list[str],
+    error: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main(arguments)
     assert error in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_runs_with_own_videos(videos: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("section", "row"), [("loaders", "host-sparse, motion index"), ("index", "packet")])
+def test_runs_with_own_videos(
+    section: str, row: str, videos: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = videos["h264"]
     (tmp_path / "mine.txt").write_text(f"{file.name} 0\n" * 4)
     few = ["--num-rounds", "1", "--num-workers", "1"]
-    assert main(["loaders", "--list", str(tmp_path / "mine.txt"), "--root", str(file.parent), *few]) == 0
-    assert "| mine | host-sparse, motion index |" in capsys.readouterr().out
+    assert main([section, "--list", str(tmp_path / "mine.txt"), "--root", str(file.parent), *few]) == 0
+    assert f"| mine | {row} |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
