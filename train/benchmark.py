@@ -164,8 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def pictures(seed: int) -> Iterator[np.ndarray]:
     """A waving cloth that moves in bursts before a textured wall, (HEIGHT, WIDTH, 3) uint8, with a sensor's noise.
 
-    The camera is held by hand. Encoded by x264's defaults, keyframes take 11 to 14 kB on average and the other frames
-    1.0 to 1.4 kB; of three recorded clips of this size, encoded alike, 7 to 9 kB and 1.1 to 2.7 kB.
+    The camera is held by hand. Encoded by x264's defaults, keyframes take 9 to 12 kB on average and the other frames
+    0.9 to 1.2 kB; of three recorded clips of this size, encoded alike, 7 to 9 kB and 1.1 to 2.7 kB.
     """
     rng = np.random.default_rng(seed)
     margin, side = 16, 160
