@@ -1,0 +1,136 @@
+"""Which versions of PyAV are taken, what FFmpeg complains of, and how a display matrix comes to a frame."""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+import subprocess
+import sys
+import threading
+from configparser import ConfigParser
+from pathlib import Path
+
+import av
+import av.logging
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+
+from mgs_dali import pyav
+from mgs_dali.pyav import AS_STORED, complaint, display_matrix, ffmpeg_reason, keep_matrix, listening, open_input
+
+ROOT = Path(__file__).parents[1]
+LEFT = struct.pack("=9i", 0, -(1 << 16), 0, 1 << 16, 0, 0, 0, 0, 1 << 30)
+
+
+def test_the_bounds_are_those_of_the_package() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = re.search(r"^av>=(\d+),<(\d+)$", setup["options"]["install_requires"], flags=re.MULTILINE)
+    assert wanted is not None
+    assert tuple(map(int, wanted.groups())) == (pyav._OLDEST, pyav._NEWEST + 1)
+
+
+@pytest.mark.parametrize("version", ["16.1.0", "20.0.0rc1"])
+@pytest.mark.parametrize("module", ["packets", "video", "rawframes", "motion_index", "source"])
+def test_others_are_refused_in_one_line(version: str, module: str) -> None:
+    program = f"import av\nav.__version__ = {version!r}\nimport mgs_dali.{module}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: PyAV {version} is installed, and mgs_dali works with PyAV 17 to 19. "
+        "Install one with: pip install 'av>=17,<20'"
+    )
+
+
+def heard(message: str, *, level: int = av.logging.ERROR, name: str = "h264") -> str:
+    with av.logging.Capture() as logs:
+        av.logging.log(level, name, message)
+    return complaint(logs)
+
+
+def test_errors_are_heard_inside_alone_and_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    before = av.logging.get_level(), av.logging.get_skip_repeated()
+    with listening():
+        with listening():
+            assert heard("slice is damaged") == "slice is damaged"
+        # the same message of another file
+        assert heard("slice is damaged") == "slice is damaged"
+        assert heard("deprecated", level=av.logging.WARNING) == ""
+    assert (av.logging.get_level(), av.logging.get_skip_repeated()) == before
+    assert heard("slice is damaged") == ""
+    assert caplog.records == []
+
+
+def test_a_level_that_a_program_has_set_stays() -> None:
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.VERBOSE)
+    try:
+        with listening():
+            assert av.logging.get_level() == av.logging.VERBOSE
+            assert heard("slice is damaged") == "slice is damaged"
+        assert av.logging.get_level() == av.logging.VERBOSE
+    finally:
+        av.logging.set_level(before)
+
+
+def test_other_threads_are_not_heard() -> None:
+    logging.getLogger("libav").setLevel(logging.CRITICAL)
+    try:
+        with listening(), av.logging.Capture() as logs:
+            other = threading.Thread(target=av.logging.log, args=(av.logging.ERROR, "h264", "of another file"))
+            other.start()
+            other.join()
+    finally:
+        logging.getLogger("libav").setLevel(logging.WARNING)
+    assert complaint(logs) == ""
+
+
+def test_which_complaints_count() -> None:
+    logs = [
+        (av.logging.WARNING, "mjpeg", "EOI missing"),
+        (av.logging.ERROR, "avi", "Something went wrong during header parsing, tag XXXX"),
+        (av.logging.ERROR, "h264", "mmco: unref short failure\n"),
+        (av.logging.FATAL, "avi", "gone."),
+    ]
+    assert complaint(logs) == "mmco: unref short failure"
+    assert complaint(logs, joined=True) == "gone"
+    assert complaint(logs, of="avi") == "gone"
+    assert complaint(logs, of="matroska,webm") == ""
+
+
+def picture() -> VideoFrame:
+    return VideoFrame.from_ndarray(np.zeros((4, 6, 3), np.uint8), format="rgb24")
+
+
+def test_matrices_are_handed_on() -> None:
+    first, second = picture(), picture()
+    assert keep_matrix(first, None) is None
+    assert display_matrix(first) is None
+    assert keep_matrix(first, LEFT) == LEFT
+    assert keep_matrix(second, keep_matrix(first, None)) == LEFT
+    assert display_matrix(second) == LEFT
+    first.opaque = AS_STORED
+    assert keep_matrix(first, LEFT) == AS_STORED
+
+
+def test_metadata_that_is_not_utf8(tmp_path: Path) -> None:
+    file = tmp_path / "a.avi"
+    with av.open(str(file), "w") as container:
+        container.metadata["title"] = "Grosse"
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuvj420p"
+        container.mux(stream.encode(VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    content = file.read_bytes().replace(b"Grosse", b"Gr\xf6\xdfe\x00")
+    file.write_bytes(content)
+    for source in (file, content):
+        with open_input(source) as container:
+            assert container.streams.video[0].width == 16
+
+
+def test_reasons_are_ffmpegs_own_words(tmp_path: Path) -> None:
+    with pytest.raises(av.error.FFmpegError) as caught:
+        open_input(tmp_path / "missing.mp4")
+    assert ffmpeg_reason(caught.value) == "No such file or directory"
+    assert ffmpeg_reason(Exception("other")) == "other"
