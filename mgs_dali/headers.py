@@ -1,16 +1,30 @@
 """The few header bits of encoded pictures that say where decoding can start, what is shown when, what nobody needs.
 
 A :class:`Reader` takes the packets of a stream in the order of the file and tells of each. Whatever it cannot be sure
-of raises :class:`Doubt`; the stream is then decoded from its start, as if there were no reader.
+of raises :class:`Doubt`; the stream is then decoded from its start, as if there were no reader. What cannot be read
+because it is broken raises :class:`Damage`, and pictures of another size or pixel format :class:`Change`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-__all__ = ["CLEAN", "LEADING", "NOWHERE", "Doubt", "Picture", "Reader", "joinable", "reader_for"]
+__all__ = [
+    "CLEAN",
+    "LEADING",
+    "NOWHERE",
+    "Change",
+    "Damage",
+    "Doubt",
+    "Part",
+    "Picture",
+    "Reader",
+    "joinable",
+    "reader_for",
+    "split",
+]
 
 NOWHERE, LEADING, CLEAN = range(3)
 """Whether decoding can start at a packet: no; yes, but pictures after it that are shown before it may need earlier
@@ -21,8 +35,20 @@ Data = bytes | memoryview
 """Of a packet, or of a part of one."""
 
 
+Size = tuple[int, int]
+"""Width and height."""
+
+
 class Doubt(Exception):
     """Why nothing can be proved about a stream."""
+
+
+class Damage(Doubt):
+    """A header is broken, or a picture that others depend on is missing."""
+
+
+class Change(Exception):
+    """The pictures' size or pixel format changes inside the stream."""
 
 
 class Picture(NamedTuple):
@@ -36,6 +62,12 @@ class Picture(NamedTuple):
     """:data:`NOWHERE`, :data:`LEADING` or :data:`CLEAN`."""
     order: int
     """Rises with presentation time."""
+    num_pictures: int = 1
+    """Pictures to decode, hidden ones too; none where an earlier one is only shown again."""
+    repeats: bool = False
+    """It shows a picture that an earlier packet, or an earlier part of this one, holds."""
+    skipped_after_start: bool = False
+    """A decoder that started at the keyframe before it skips it (RASL pictures of HEVC)."""
 
 
 class Reader:
@@ -50,17 +82,22 @@ class Reader:
         self.pictures: list[Picture] = []
         self.whole_gops = ""
         """Why no packet inside a GOP may be left out."""
+        self.size: Size | None = None
+        """Of all pictures so far; None until a header tells."""
+        self.pixel_format = ""
+        """Of all pictures so far, such as "4:2:0 8 bit"; empty until a header tells."""
 
     def add(self, data: Data, *, is_keyframe: bool) -> None:
         """Read the next packet.
 
         Raises:
-            Doubt: nothing can be proved about this stream.
+            Doubt: nothing can be proved about this stream; :class:`Damage` where it is broken.
+            Change: the packet's pictures have another size or pixel format than those before it.
         """
         try:
             self.pictures.append(self._read(data, is_keyframe))
         except IndexError:
-            raise Doubt("a header is cut off") from None
+            raise Damage("a header is cut off") from None
 
     def finish(self) -> list[Picture]:
         """The pictures, in the order of the file."""
@@ -70,6 +107,18 @@ class Reader:
 
     def _read(self, data: Data, is_keyframe: bool) -> Picture:
         raise NotImplementedError
+
+    def _check(self, size: Size, pixel_format: str = "") -> None:
+        """Hold what a decoder gives from here on against what it gave so far."""
+        if self.size and size != self.size:
+            raise Change("the picture size changes from {}x{} to {}x{}".format(*self.size, *size))
+        if self.pixel_format and pixel_format != self.pixel_format:
+            raise Change(f"the pixel format changes from {self.pixel_format} to {pixel_format}")
+        self.size, self.pixel_format = size, pixel_format
+
+    def _not_understood(self, text: str) -> NoReturn:
+        """Damage, unless it is so from the start: then it may be this reader that does not understand."""
+        raise (Damage if self.pictures else Doubt)(text)
 
 
 class Bits:
@@ -83,7 +132,7 @@ class Bits:
     def __call__(self, num_bits: int) -> int:
         self._left -= num_bits
         if self._left < 0:
-            raise Doubt("a header is cut off")
+            raise Damage("a header is cut off")
         return (self._value >> self._left) & ((1 << num_bits) - 1)
 
     def unsigned(self) -> int:
@@ -92,7 +141,7 @@ class Bits:
         num_bits = rest.bit_length()  # as many zeros as came before follow the first one
         self._left = 2 * num_bits - self._left - 1
         if self._left < 0:
-            raise Doubt("a header is cut off")
+            raise Damage("a header is cut off")
         return (rest >> self._left) - 1
 
     def signed(self) -> int:
@@ -111,6 +160,7 @@ class _Settings:
         self._contents: dict[object, bytes] = {}
         self._of_container: set[object] = set()
         self._of_first_packet: set[object] | None = None
+        self._has_changed = False
 
     def add_container(self, units: dict[object, bytes]) -> None:
         self._contents.update(units)
@@ -122,9 +172,24 @@ class _Settings:
             self._contents = {**units, **self._contents}
             self._of_first_packet = set(units) - self._of_container
         for key, content in units.items():
-            if self._contents.get(key) != content:
-                raise Doubt("the coding parameters change on the way")
+            self._has_changed |= self._contents.get(key) != content
         return not self._of_first_packet or self._of_first_packet <= units.keys()
+
+    def check(self) -> None:
+        """To be called when it is known that size and pixel format are as before."""
+        if self._has_changed:
+            raise Doubt("the coding parameters change on the way")
+
+
+_CHROMAS = ("4:0:0", "4:2:0", "4:2:2", "4:4:4")
+_CHROMA_STEPS = ((1, 1), (2, 2), (2, 1), (1, 1))
+"""Luma samples across and down for each chroma sample, by the number that H.264 and HEVC give the subsampling."""
+
+
+def _pixel_format(chroma: str, luma_bits: int, chroma_bits: int | None = None) -> str:
+    if chroma_bits in (None, luma_bits) or chroma == _CHROMAS[0]:
+        return f"{chroma} {luma_bits} bit"
+    return f"{chroma} {luma_bits} and {chroma_bits} bit"
 
 
 # --- H.264 and HEVC ---------------------------------------------------------------------------------------------------
@@ -136,9 +201,11 @@ def _units(data: Data, length_size: int) -> Iterator[Data]:
     if length_size:
         while place < size:
             start = place + length_size
+            if start > size or (place == 0 and data[:4] == b"\0\0\0\1" and length_size == 4):
+                raise Doubt("a packet's NAL units are not separated as the container says")
             place = start + int.from_bytes(data[place:start], "big")
             if not start < place <= size:
-                raise Doubt("a packet's NAL units are not where their lengths say")
+                raise Damage("a packet's NAL units are not where their lengths say")
             yield data[start:place]
         return
     data = bytes(data)
@@ -173,7 +240,13 @@ def _messages(unit: Data, *, header_bytes: int) -> Iterator[tuple[int, bytes]]:
         place += numbers[1]
 
 
-_FILM_GRAIN, _RECOVERY_POINT, _USER_DATA = 19, 6, 5
+def _is_turned(content: bytes) -> bool:
+    """Whether a display orientation message (H.264, clause D.1.27) asks for a flip or a rotation."""
+    bits = Bits(content)
+    return not bits(1) and bool(bits(18))
+
+
+_FILM_GRAIN, _RECOVERY_POINT, _USER_DATA, _ORIENTATION = 19, 6, 5, 47
 _PERIOD = 1 << 33
 _FARTHEST_FIELD = 1 << 16
 
@@ -204,6 +277,12 @@ class _H264Sequence(NamedTuple):
     frame_number_bits: int
     order_type: int
     order_bits: int
+    may_have_gaps: bool
+    """Frame numbers may be left out."""
+    size: Size
+    pixel_format: str
+    unread: str
+    """What this reader does not understand of it."""
 
 
 class _H264(Reader):
@@ -218,6 +297,7 @@ class _H264(Reader):
         self._pictures: dict[int, tuple[int, bool]] = {}
         self._settings = _Settings()
         self._order = _OrderCount()
+        self._frame_number: int | None = None
         self.length_size = 0
         if extradata[:1] == b"\1" and len(extradata) >= 7:  # avcC (ISO/IEC 14496-15, clause 5.3.3.1)
             self.length_size = (extradata[4] & 3) + 1
@@ -253,11 +333,12 @@ class _H264(Reader):
         profile = bits(8)
         bits(16)
         number = bits.unsigned()
-        chroma = planes = 0
+        chroma, planes, luma_bits, chroma_bits = 1, 0, 8, 8
         if profile in (44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244):
             chroma = bits.unsigned()
             planes = bits(1) if chroma == 3 else 0
-            bits.unsigned(), bits.unsigned(), bits(1)
+            luma_bits, chroma_bits = 8 + bits.unsigned(), 8 + bits.unsigned()
+            bits(1)
             if bits(1):  # scaling lists
                 for index in range(12 if chroma == 3 else 8):
                     last = following = 8
@@ -265,28 +346,51 @@ class _H264(Reader):
                         if following:
                             following = (last + bits.signed()) % 256
                         last = following or last
-        if chroma == 3:
-            # FFmpeg decodes these by the encoder's version, which only the first packet tells.
-            raise Doubt("H.264 with 4:4:4 chroma")
         frame_number_bits = bits.unsigned() + 4
         order_type, order_bits = bits.unsigned(), 0
         if order_type == 0:
             order_bits = bits.unsigned() + 4
-        elif order_type != 2:
-            raise Doubt(f"H.264 with picture order count type {order_type}")
-        bits.unsigned(), bits(1), bits.unsigned(), bits.unsigned()
-        if not bits(1):
-            raise Doubt("interlaced H.264")
-        if order_bits > 16:
-            raise Doubt("an H.264 header is not understood")
-        return number, _H264Sequence(2 * planes, frame_number_bits, order_type, order_bits)
+        elif order_type == 1:
+            bits(1), bits.signed(), bits.signed()
+            for _ in range(bits.unsigned()):
+                bits.signed()
+        bits.unsigned()
+        may_have_gaps = bool(bits(1))
+        width, height = 16 * (bits.unsigned() + 1), 16 * (bits.unsigned() + 1)
+        fields = 2 - bits(1)
+        if chroma > 3 or max(frame_number_bits, order_bits) > 16 or order_type > 2 or max(luma_bits, chroma_bits) > 14:
+            raise Damage("an H.264 header is not understood")
+        bits(fields)
+        left, right, top, bottom = [bits.unsigned() for _ in range(4)] if bits(1) else (0, 0, 0, 0)
+        across, down = (1, 1) if planes else _CHROMA_STEPS[chroma]
+        unread = ""
+        if chroma == 3:
+            # FFmpeg decodes these by the encoder's version, which only the first packet tells.
+            unread = "H.264 with 4:4:4 chroma"
+        elif order_type == 1:
+            unread = "H.264 with picture order count type 1"
+        elif fields == 2:
+            unread = "interlaced H.264"
+        return number, _H264Sequence(
+            colour_plane_bits=2 * planes,
+            frame_number_bits=frame_number_bits,
+            order_type=order_type,
+            order_bits=order_bits,
+            may_have_gaps=may_have_gaps,
+            size=(width - across * (left + right), fields * (height - down * (top + bottom))),
+            # FFmpeg gives pictures without chroma grey chroma.
+            pixel_format=_pixel_format(_CHROMAS[chroma or 1], luma_bits, chroma_bits if chroma else None),
+            unread=unread,
+        )
 
     def _read(self, data: Data, is_keyframe: bool) -> Picture:  # noqa: ARG002
-        recovers = False
         settings, slices = [], []
+        recovery = None
         num_pictures = 0
         for unit in _units(data, self.length_size):
             kind = unit[0] & 31
+            if unit[0] & 0x80:
+                raise Damage("an H.264 unit is not understood")
             if kind in (1, 5):
                 slices.append(unit)
                 num_pictures += unit[1] >> 7  # first_mb_in_slice is 0
@@ -295,37 +399,73 @@ class _H264(Reader):
             elif kind in (2, 3, 4, 13, 15):
                 raise Doubt(f"H.264 with NAL units of type {kind}")
             elif kind == 6:
-                for message, content in _messages(unit, header_bytes=1):
-                    if message == _FILM_GRAIN:
-                        raise Doubt("H.264 with film grain")
-                    if message == _RECOVERY_POINT:  # D.1.8: recovery_frame_cnt, exact_match_flag, broken_link_flag
-                        bits = Bits(content)
-                        recovers = (bits.unsigned(), bits(1), bits(1)) == (0, 1, 0)
-                    if message == _USER_DATA and (version := re.search(rb"x264 - core (\d+)", content)):
-                        self._check_encoder(int(version[1]))
+                recovery = self._read_messages(unit) or recovery
         has_settings = True
         if settings or not self.pictures:
             has_settings = self._settings.add_packet(self._read_settings(settings))
-        if num_pictures != 1 or not slices[0][1] >> 7:
-            raise Doubt(f"an H.264 packet holds {num_pictures} pictures")
+        if not slices:
+            raise Doubt("an H.264 packet holds 0 pictures")
 
         header, kind = slices[0][0], slices[0][0] & 31
         bits = Bits(_payload(slices[0], header_bytes=1, num_bytes=24))
-        bits(1)
+        first_block = bits.unsigned()
         bits.unsigned()
-        is_referenced = header & 0x60 != 0
-        order = self._read_order(bits, is_idr=kind == 5, is_referenced=is_referenced)
+        number, has_lower = self._pictures.get(bits.unsigned(), (-1, False))
+        if number not in self._sequences:
+            self._not_understood("a picture's parameter sets are missing")
+        sequence = self._sequences[number]
+        self._check(sequence.size, sequence.pixel_format)
+        self._settings.check()
+        if sequence.unread:
+            raise Doubt(sequence.unread)
+        if num_pictures != 1 or first_block:
+            raise Doubt(f"an H.264 packet holds {num_pictures} pictures")
+        is_idr, is_referenced = kind == 5, header & 0x60 != 0
+        bits(sequence.colour_plane_bits)
+        frame_number = bits(sequence.frame_number_bits)
+        if not is_idr and not sequence.may_have_gaps:
+            self._check_frame_number(frame_number, num_bits=sequence.frame_number_bits, recovers=recovery is not None)
+        if is_idr or is_referenced:
+            self._frame_number = frame_number
+        order = self._read_order(bits, sequence, has_lower=has_lower, is_idr=is_idr, is_referenced=is_referenced)
         access = NOWHERE
-        if has_settings and kind == 5:
+        if has_settings and is_idr:
             access = CLEAN
-        elif has_settings and recovers and all(self._is_intra(unit) for unit in slices):
+        elif has_settings and recovery == (0, 1, 0) and all(self._is_intra(unit) for unit in slices):
             access = LEADING
         return Picture(True, is_referenced, access, order)
+
+    def _read_messages(self, unit: Data) -> tuple[int, int, int] | None:
+        """recovery_frame_cnt, exact_match_flag and broken_link_flag (D.1.8) where there is a recovery point."""
+        recovery = None
+        try:
+            for message, content in _messages(unit, header_bytes=1):
+                if message == _FILM_GRAIN:
+                    raise Doubt("H.264 with film grain")
+                if message == _ORIENTATION and _is_turned(content):
+                    raise Doubt("H.264 with a display orientation")
+                if message == _RECOVERY_POINT:
+                    bits = Bits(content)
+                    recovery = (bits.unsigned(), bits(1), bits(1))
+                if message == _USER_DATA and (version := re.search(rb"x264 - core (\d+)", content)):
+                    self._check_encoder(int(version[1]))
+        except Damage:  # decoders go on
+            raise Doubt("an H.264 message is not understood") from None
+        return recovery
 
     @staticmethod
     def _check_encoder(version: int) -> None:
         if version <= 33:
             raise Doubt("H.264 of an encoder with a known fault, which only the first packet tells")
+
+    def _check_frame_number(self, number: int, *, num_bits: int, recovers: bool) -> None:
+        """Clause 7.4.3: it rises by one after a referenced picture; 0 and 1 where operation 5 starts it anew."""
+        before = self._frame_number
+        if before is None or number in (before, (before + 1) % (1 << num_bits), 0, 1):
+            return
+        if recovers:
+            raise Doubt("H.264 sequences that were joined")
+        raise Damage("a picture that others refer to is missing (H.264 frame numbers)")
 
     @staticmethod
     def _is_intra(unit: Data) -> bool:
@@ -333,13 +473,9 @@ class _H264(Reader):
         bits.unsigned()
         return bits.unsigned() % 5 == 2
 
-    def _read_order(self, bits: Bits, *, is_idr: bool, is_referenced: bool) -> int:
-        picture = bits.unsigned()
-        if picture not in self._pictures or self._pictures[picture][0] not in self._sequences:
-            raise Doubt("a picture's parameter sets are missing")
-        number, has_lower = self._pictures[picture]
-        sequence = self._sequences[number]
-        bits(sequence.colour_plane_bits + sequence.frame_number_bits)
+    def _read_order(
+        self, bits: Bits, sequence: _H264Sequence, *, has_lower: bool, is_idr: bool, is_referenced: bool
+    ) -> int:
         if is_idr:
             bits.unsigned()
         if sequence.order_type == 2:
@@ -350,7 +486,15 @@ class _H264(Reader):
         return order + min(max(bits.signed(), -_FARTHEST_FIELD), 0) if has_lower else order
 
 
+_RASL = (8, 9)
 _BLA_WITHOUT_LEADING, _CRA = 18, 21
+
+
+class _HevcSequence(NamedTuple):
+    colour_plane_bits: int
+    order_bits: int
+    size: Size
+    pixel_format: str
 
 
 class _Hevc(Reader):
@@ -358,7 +502,7 @@ class _Hevc(Reader):
 
     def __init__(self, extradata: bytes) -> None:
         super().__init__()
-        self._sequences: dict[int, tuple[int, int]] = {}
+        self._sequences: dict[int, _HevcSequence] = {}
         self._pictures: dict[int, tuple[int, int]] = {}
         self._settings = _Settings()
         self._order = _OrderCount()
@@ -403,60 +547,69 @@ class _Hevc(Reader):
             bits(2 * (8 - num_sub_layers))
         for has_profile, has_level in present:
             bits(88 * has_profile + 8 * has_level)
-        number = bits.unsigned()
-        planes = bits(1) if bits.unsigned() == 3 else 0
-        bits.unsigned(), bits.unsigned()
-        if bits(1):
-            for _ in range(4):
-                bits.unsigned()
-        bits.unsigned(), bits.unsigned()
+        number, chroma = bits.unsigned(), bits.unsigned()
+        planes = bits(1) if chroma == 3 else 0
+        width, height = bits.unsigned(), bits.unsigned()
+        left, right, top, bottom = [bits.unsigned() for _ in range(4)] if bits(1) else (0, 0, 0, 0)
+        luma_bits, chroma_bits = 8 + bits.unsigned(), 8 + bits.unsigned()
         order_bits = bits.unsigned() + 4
-        if order_bits > 16:
-            raise Doubt("an HEVC header is not understood")
-        self._sequences[number] = (2 * planes, order_bits)
+        if chroma > 3 or order_bits > 16 or max(luma_bits, chroma_bits) > 16:
+            raise Damage("an HEVC header is not understood")
+        across, down = (1, 1) if planes else _CHROMA_STEPS[chroma]
+        self._sequences[number] = _HevcSequence(
+            colour_plane_bits=2 * planes,
+            order_bits=order_bits,
+            size=(width - across * (left + right), height - down * (top + bottom)),
+            pixel_format=_pixel_format(_CHROMAS[chroma], luma_bits, chroma_bits),
+        )
         return number
 
     def _read(self, data: Data, is_keyframe: bool) -> Picture:  # noqa: ARG002
         settings, first = [], []
         for unit in _units(data, self.length_size):
-            if len(unit) < 3:
-                raise Doubt("an HEVC unit is cut off")
-            kind = unit[0] >> 1 & 63
-            if (unit[0] & 1) << 5 | unit[1] >> 3:
+            kind, layer = unit[0] >> 1 & 63, (unit[0] & 1) << 5 | unit[1] >> 3
+            if kind in (36, 37):
+                raise Doubt("HEVC sequences that were joined")
+            if unit[0] & 0x80 or len(unit) < 3 or not unit[1] & 7:
+                raise Damage("an HEVC unit is not understood")
+            if layer:
                 raise Doubt("HEVC with several layers")
             if kind < 32:
                 if unit[2] & 0x80:
                     first.append(unit)
             elif kind in (32, 33, 34):
                 settings.append(bytes(unit))
-            elif kind in (36, 37):
-                raise Doubt("HEVC sequences that were joined")
-            elif kind == 39 and any(message == _FILM_GRAIN for message, _ in _messages(unit, header_bytes=2)):
-                raise Doubt("HEVC with film grain")
+            elif kind == 39:
+                self._read_messages(unit)
         has_settings = True
         if settings or not self.pictures:
             has_settings = self._settings.add_packet(self._read_settings(settings))
         if len(first) != 1:
             raise Doubt(f"an HEVC packet holds {len(first)} pictures")
         kind, layer = first[0][0] >> 1 & 63, (first[0][1] & 7) - 1
+        if 10 <= kind <= 15 or kind >= 22:
+            raise Damage(f"HEVC with pictures of the reserved NAL unit type {kind}")
         bits = Bits(_payload(first[0], header_bytes=2, num_bytes=24))
         bits(1)
-        if 16 <= kind <= 23 and bits(1) and self.pictures:
-            raise Doubt("HEVC with pictures that are not shown before a new sequence")
-        if not (kind <= 9 or 19 <= kind <= 21):
-            raise Doubt(f"HEVC with pictures of NAL unit type {kind}")
+        is_without_earlier = 16 <= kind <= 23 and bool(bits(1))
         number, num_extra_bits = self._pictures.get(bits.unsigned(), (-1, 0))
         if number not in self._sequences:
-            raise Doubt("a picture's parameter sets are missing")
-        plane_bits, order_bits = self._sequences[number]
+            self._not_understood("a picture's parameter sets are missing")
+        sequence = self._sequences[number]
+        self._check(sequence.size, sequence.pixel_format)
+        self._settings.check()
+        if is_without_earlier and self.pictures:
+            raise Doubt("HEVC with pictures that are not shown before a new sequence")
+        if 16 <= kind <= 18:
+            raise Doubt(f"HEVC with pictures of NAL unit type {kind}")
         bits(num_extra_bits)
         bits.unsigned()
-        bits(plane_bits)
+        bits(sequence.colour_plane_bits)
         is_idr = kind in (19, 20)
         is_sub_layer_reference = kind >= 16 or bool(kind & 1)
         order = self._order(
-            0 if is_idr else bits(order_bits),
-            num_bits=order_bits,
+            0 if is_idr else bits(sequence.order_bits),
+            num_bits=sequence.order_bits,
             restarts=is_idr,
             is_anchor=layer == 0 and is_sub_layer_reference and kind not in (7, 9),
         )
@@ -464,7 +617,18 @@ class _Hevc(Reader):
             # Pictures of higher temporal layers may refer to sub-layer non-reference pictures of lower ones.
             self.whole_gops = "HEVC with temporal layers"
         access = CLEAN if 19 <= kind <= 21 and has_settings else NOWHERE
-        return Picture(True, is_sub_layer_reference, access, order)
+        return Picture(True, is_sub_layer_reference, access, order, skipped_after_start=kind in _RASL)
+
+    @staticmethod
+    def _read_messages(unit: Data) -> None:
+        try:
+            for message, content in _messages(unit, header_bytes=2):
+                if message == _FILM_GRAIN:
+                    raise Doubt("HEVC with film grain")
+                if message == _ORIENTATION and _is_turned(content):
+                    raise Doubt("HEVC with a display orientation")
+        except Damage:  # decoders go on
+            raise Doubt("an HEVC message is not understood") from None
 
 
 def joinable(packet: bytes, *, codec: str, extradata: bytes) -> bytes:
@@ -501,6 +665,7 @@ class _Mpeg4(Reader):
         super().__init__()
         self._settings = _Settings()
         self._time_bits = 0
+        self._layer_size: Size | None = None
         self._low_delay = True  # what FFmpeg takes it for without a word on it
         self._reference: int | None = None
         self._settings.add_container(self._read_settings(extradata))
@@ -536,7 +701,9 @@ class _Mpeg4(Reader):
         self._time_bits = max((resolution - 1).bit_length(), 1)
         if bits(1):
             bits(self._time_bits)
-        bits(29)
+        bits(1)
+        width, _, height, _ = bits(13), bits(1), bits(13), bits(1)
+        self._layer_size = width, height
         if bits(1):
             raise Doubt("interlaced MPEG-4")
 
@@ -546,17 +713,19 @@ class _Mpeg4(Reader):
         if place < 0 or data.find(b"\0\0\1\xb6", place + 4) >= 0:
             raise Doubt("MPEG-4 with packets of no picture, or of two (packed B-frames)")
         has_settings = self._settings.add_packet(self._read_settings(data[:place]) if place else {})
-        if not self._time_bits:
+        if self._layer_size is None:
             raise Doubt("MPEG-4 without a header")
+        self._check(self._layer_size, _pixel_format("4:2:0", 8))
+        self._settings.check()
         bits = Bits(data[place + 4 : place + 24])
         kind = bits(2)
         while bits(1):
             pass
         if not bits(1):
-            raise Doubt("an MPEG-4 header is not understood")
+            self._not_understood("an MPEG-4 header is not understood")
         bits(self._time_bits)
         if not bits(1):
-            raise Doubt("an MPEG-4 header is not understood")
+            self._not_understood("an MPEG-4 header is not understood")
         if not bits(1):
             raise Doubt("MPEG-4 with pictures that are not coded")
         index = len(self.pictures)
@@ -592,9 +761,28 @@ class _Vp8(Reader):
         self.whole_gops = "every VP8 frame passes on probabilities"
 
     def _read(self, data: Data, is_keyframe: bool) -> Picture:  # noqa: ARG002
-        # Section 9.1: bit 0 of the frame tag is clear in keyframes, bit 4 is show_frame.
+        # Section 9.1: bit 0 of the tag is clear in keyframes, bit 4 is show_frame; then the size of partition 1.
         access = NOWHERE if data[0] & 1 else CLEAN
+        header_bytes = 3 if access == NOWHERE else 10
+        if len(data) < header_bytes + (int.from_bytes(data[:3], "little") >> 5):
+            raise Damage("a VP8 frame is cut off")
+        if access == CLEAN:
+            if data[3:6] != b"\x9d\x01\x2a":
+                raise Damage("a VP8 keyframe without its start code")
+            width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+            self._check((width, height), _pixel_format("4:2:0", 8))
         return Picture(bool(data[0] & 0x10), True, access, len(self.pictures))
+
+
+class _Vp9Frame(NamedTuple):
+    shows: bool
+    refreshes: int
+    """Bit mask of the eight slots that keep it as a reference."""
+    is_key: bool
+    resets: bool
+    """It takes nothing over from the frame before it."""
+    size: Size | None
+    repeats: bool = False
 
 
 class _Vp9(Reader):
@@ -603,16 +791,38 @@ class _Vp9(Reader):
     def __init__(self) -> None:
         super().__init__()
         self._resets: list[bool] = []
+        self._slots: list[Size | None] = [None] * 8
+        self._size_of_all: Size | None = None
+        """Of the pictures in all slots, where it is one, as it mostly is."""
+        self._sizes = set[Size]()
+        self._format = ""
 
     def _read(self, data: Data, is_keyframe: bool) -> Picture:  # noqa: ARG002
-        frames = [self._read_frame(frame) for frame in self._split(data)]
-        num_shown = sum(shows for shows, _, _, _ in frames)
+        frames = list[_Vp9Frame]()
+        for content in _vp9_frames(data):
+            frame = self._read_frame(Bits(content[:32]))
+            if frame.refreshes and frame.size != self._size_of_all:
+                self._slots = [frame.size if frame.refreshes >> n & 1 else size for n, size in enumerate(self._slots)]
+                self._size_of_all = frame.size if len(set(self._slots)) == 1 else None
+            if frame.size and frame.shows:
+                self._check(frame.size, self._format)
+            frames.append(frame)
+            if frame.size:
+                self._sizes.add(frame.size)
+        if self.size and len(self._sizes) > 1:
+            raise Doubt("VP9 with hidden pictures of another size")
+        num_shown = sum([frame.shows for frame in frames])
         if num_shown > 1:
             raise Doubt(f"a VP9 packet shows {num_shown} frames")
-        _, _, is_key, resets = frames[0]
-        self._resets.append(resets)
-        is_referenced = any(refreshes for _, refreshes, _, _ in frames)
-        return Picture(num_shown == 1, is_referenced, CLEAN if is_key else NOWHERE, len(self.pictures))
+        self._resets.append(frames[0].resets)
+        return Picture(
+            shows=num_shown == 1,
+            is_referenced=any(frame.refreshes for frame in frames),
+            access=CLEAN if frames[0].is_key else NOWHERE,
+            order=len(self.pictures),
+            num_pictures=sum([not frame.repeats for frame in frames]),
+            repeats=any(frame.repeats for frame in frames),
+        )
 
     def finish(self) -> list[Picture]:
         # A frame that refreshes no buffer still passes on its motion vectors and probabilities, unless the frame after
@@ -623,49 +833,76 @@ class _Vp9(Reader):
             for picture, resets in zip(self.pictures, following, strict=True)
         ]
 
-    @staticmethod
-    def _split(data: Data) -> list[Data]:
-        """The frames of a packet (Annex B, superframes)."""
-        if not data:
-            raise Doubt("an empty VP9 packet")
-        marker = data[-1]
-        count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
-        index_bytes = 2 + count * width
-        if marker & 0xE0 != 0xC0 or len(data) < index_bytes or data[-index_bytes] != marker:
-            return [data]
-        frames, place = list[Data](), 0
-        for number in range(count):
-            at = len(data) - index_bytes + 1 + number * width
-            size = int.from_bytes(data[at : at + width], "little")
-            if size:
-                frames.append(data[place : place + size])
-            place += size
-        if not frames or place > len(data) - index_bytes:
-            raise Doubt("a VP9 superframe is not understood")
-        return frames
+    def _read_frame(self, bits: Bits) -> _Vp9Frame:
+        """The uncompressed header (clause 6.2)."""
+        if bits(2) != 2:
+            raise Damage("a VP9 header is not understood")
+        profile = bits(1) + 2 * bits(1)
+        if profile == 3 and bits(1):
+            raise Damage("a VP9 header is not understood")
+        if bits(1):  # show_existing_frame
+            return _Vp9Frame(True, 0, False, False, self._slots[bits(3)], repeats=True)
+        is_key, shows, is_resilient = not bits(1), bool(bits(1)), bool(bits(1))
+        is_intra = is_key or (not shows and bool(bits(1)))
+        if not is_key and not is_resilient:
+            bits(2)
+        if is_intra:
+            if bits(24) != 0x498342:
+                raise Damage("a VP9 keyframe without its start code")
+            pixel_format = self._read_colours(bits, profile) if is_key or profile else _pixel_format("4:2:0", 8)
+            if self._format and pixel_format != self._format:
+                raise Change(f"the pixel format changes from {self._format} to {pixel_format}")
+            self._format = pixel_format
+        refreshes = 255 if is_key else bits(8)
+        size = None
+        if not is_intra:
+            references = [bits(4) >> 1 for _ in range(3)]
+            same = next((slot for slot in references if bits(1)), None)
+            if same is not None:
+                return _Vp9Frame(shows, refreshes, False, is_resilient, self._slots[same])
+        size = bits(16) + 1, bits(16) + 1
+        return _Vp9Frame(shows, refreshes, is_key, is_key or is_resilient, size)
 
     @staticmethod
-    def _read_frame(data: Data) -> tuple[bool, bool, bool, bool]:
-        """(shows, refreshes a buffer, is a keyframe, takes nothing over), clause 6.2."""
-        bits = Bits(data[:24])
-        if bits(2) != 2:
-            raise Doubt("a VP9 header is not understood")
-        profile = bits(1) + 2 * bits(1)
-        if profile == 3:
+    def _read_colours(bits: Bits, profile: int) -> str:
+        depth = (12 if bits(1) else 10) if profile >= 2 else 8
+        is_rgb = bits(3) == 7
+        if not is_rgb:
             bits(1)
-        if bits(1):  # show_existing_frame
-            return True, False, False, False
-        is_key, shows, is_resilient = not bits(1), bool(bits(1)), bool(bits(1))
-        if is_key:
-            return shows, True, True, True
-        intra_only = False if shows else bool(bits(1))
-        if not is_resilient:
-            bits(2)
-        if intra_only:
-            bits(24)
-            if profile > 0:
-                return shows, True, False, is_resilient
-        return shows, bits(8) != 0, False, is_resilient
+        if is_rgb and not profile & 1:
+            raise Damage("a VP9 header is not understood")
+        across = down = not is_rgb
+        if profile & 1:
+            across, down = (False, False) if is_rgb else (bool(bits(1)), bool(bits(1)))
+            if bits(1):
+                raise Damage("a VP9 header is not understood")
+        chroma = {(True, True): "4:2:0", (True, False): "4:2:2", (False, True): "4:4:0"}.get((across, down), "4:4:4")
+        return _pixel_format("RGB" if is_rgb else chroma, depth)
+
+
+def _vp9_frames(data: Data) -> list[Data]:
+    """The frames of a packet (Annex B, superframes)."""
+    if not data:
+        raise Damage("an empty VP9 packet")
+    marker = data[-1]
+    count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
+    index_bytes = 2 + count * width
+    if marker & 0xE0 != 0xC0 or len(data) < index_bytes or data[-index_bytes] != marker:
+        return [data]
+    frames, place = list[Data](), 0
+    for number in range(count):
+        at = len(data) - index_bytes + 1 + number * width
+        size = int.from_bytes(data[at : at + width], "little")
+        if size:
+            frames.append(data[place : place + size])
+        place += size
+    if not frames or place > len(data) - index_bytes:
+        raise Damage("a VP9 superframe is not understood")
+    return frames
+
+
+_AV1_FRAMES = (3, 6)
+"""Types of units that start with a frame header: it alone, or its tiles after it."""
 
 
 class _Av1(Reader):
@@ -674,61 +911,220 @@ class _Av1(Reader):
     def __init__(self) -> None:
         super().__init__()
         self.whole_gops = "AV1 is decoded in whole GOPs"
+        self._sequence = b""
+        self._is_still = False
 
     def _read(self, data: Data, is_keyframe: bool) -> Picture:
-        access = CLEAN if is_keyframe and self._starts(data) else NOWHERE
-        return Picture(True, True, access, len(self.pictures))
+        num_pictures, repeats = 0, False
+        has_sequence = False
+        starts: bool | None = None
+        for kind, content in _av1_units(data):
+            if kind == 1:
+                has_sequence = True
+                self._read_sequence(bytes(content))
+            elif kind in _AV1_FRAMES:
+                # show_existing_frame, frame_type, show_frame (clause 5.9.2)
+                bits = content[0] if not self._is_still else 0x10
+                if starts is None:
+                    starts = has_sequence and not self._is_still and bits >> 4 == 1
+                repeats |= bits >> 7 == 1
+                num_pictures += not bits >> 7
+        access = CLEAN if is_keyframe and starts else NOWHERE
+        return Picture(True, True, access, len(self.pictures), num_pictures=num_pictures, repeats=repeats)
+
+    def _read_sequence(self, data: bytes) -> None:
+        if data == self._sequence:
+            return
+        size, pixel_format, self._is_still = self._read_size(Bits(data))
+        self._check(size, pixel_format)
+        if self._sequence:
+            raise Doubt("the coding parameters change on the way")
+        self._sequence = data
 
     @staticmethod
-    def _starts(data: Data) -> bool:
-        """A sequence header, then a keyframe that is shown (clauses 5.3, 5.9)."""
-        place, has_sequence = 0, False
-        while place < len(data):
-            header = data[place]
-            if not header & 2:
-                return False
-            place += 2 if header & 4 else 1
-            size = shift = 0
-            while place < len(data):
-                size |= (data[place] & 127) << shift
-                shift, place = shift + 7, place + 1
-                if data[place - 1] < 128:
-                    break
-            kind = header >> 3 & 15
-            if kind == 1:
-                has_sequence = place < len(data) and not data[place] & 8  # reduced_still_picture_header
-            elif kind in (3, 6):
-                # show_existing_frame 0, frame_type 00 (key), show_frame 1
-                return has_sequence and place < len(data) and data[place] >> 4 == 1
-            place += size
-        return False
+    def _read_size(bits: Bits) -> tuple[Size, str, bool]:
+        """Size, pixel format, and whether it is a still picture of the short kind (clause 5.5)."""
+        profile, _, is_still = bits(3), bits(1), bool(bits(1))
+        if is_still:
+            bits(5)
+        else:
+            delay_bits = 0
+            if bits(1):  # timing information
+                bits(64)
+                if bits(1):
+                    bits.unsigned()
+                if bits(1):
+                    delay_bits = bits(5) + 1
+                    bits(42)
+            has_delays = bits(1)
+            for _ in range(bits(5) + 1):
+                bits(12)
+                if bits(5) > 7:
+                    bits(1)
+                if delay_bits and bits(1):
+                    bits(2 * delay_bits + 1)
+                if has_delays and bits(1):
+                    bits(4)
+        width_bits, height_bits = bits(4) + 1, bits(4) + 1
+        size = bits(width_bits) + 1, bits(height_bits) + 1
+        if not is_still and bits(1):
+            bits(7)
+        bits(3)
+        if not is_still:
+            bits(4)
+            has_order = bits(1)
+            bits(2 * has_order)
+            if bits(1) or bits(1):  # screen content tools are chosen by frame, or are on: so may integer vectors be
+                bits(0 if bits(1) else 1)
+            bits(3 * has_order)
+        bits(3)
+        depth = 10 if bits(1) else 8
+        if profile == 2 and depth == 10 and bits(1):
+            depth = 12
+        if profile != 1 and bits(1):
+            return size, _pixel_format("4:0:0", depth), is_still
+        is_rgb = bits(1) and (bits(8), bits(8), bits(8)) == (1, 13, 0)
+        if is_rgb:
+            return size, _pixel_format("RGB", depth), is_still
+        bits(1)
+        chroma = ("4:2:0", "4:4:4", "4:2:2")[profile]
+        if profile == 2 and depth == 12:
+            chroma = ("4:2:2" if not bits(1) else "4:2:0") if bits(1) else "4:4:4"
+        return size, _pixel_format(chroma, depth), is_still
+
+
+def _av1_units(data: Data) -> Iterator[tuple[int, Data]]:
+    """(type, content) of the open bitstream units (clause 5.3)."""
+    place = 0
+    while place < len(data):
+        header = data[place]
+        if header & 0x80:
+            raise Damage("an AV1 unit is not understood")
+        place += 2 if header & 4 else 1
+        size = shift = 0
+        if not header & 2:  # the last one
+            size = len(data) - place
+        while header & 2:
+            size |= (data[place] & 127) << shift
+            shift, place = shift + 7, place + 1
+            if data[place - 1] < 128:
+                break
+        if place + size > len(data):
+            raise Damage("an AV1 unit is cut off")
+        yield header >> 3 & 15, data[place : place + size]
+        place += size
+
+
+class Part(NamedTuple):
+    """A packet, or one of the frames that it is made of."""
+
+    content: bytes
+    shows: bool
+    num_pictures: int
+    """Pictures to decode; none where an earlier one is only shown again."""
+
+
+def split(packet: Data, *, codec: str, shows: bool) -> list[Part]:
+    """A packet's frames, one each where they can be parted: a VP9 packet may hold hidden ones before a shown one.
+
+    Args:
+        packet: one that a reader took.
+        codec: FFmpeg's name of the codec.
+        shows: the packet gives a frame.
+    """
+    if codec == "vp9":
+        frames = [(bytes(frame), _vp9_shows(frame)) for frame in _vp9_frames(packet)]
+        return [Part(frame, shown, int(not again)) for frame, (shown, again) in frames]
+    num_pictures = 1
+    if codec == "av1":
+        num_pictures = sum(content[0] < 128 for kind, content in _av1_units(packet) if kind in _AV1_FRAMES)
+    return [Part(bytes(packet), shows, num_pictures)]
+
+
+def _vp9_shows(frame: Data) -> tuple[bool, bool]:
+    """Whether a VP9 frame is shown, and whether it is an earlier one that is shown again."""
+    bits = Bits(frame[:2])
+    bits(2)
+    if bits(2) == 3:
+        bits(1)
+    again = bool(bits(1))
+    return again or bits(2) & 1 == 1, again
 
 
 # --- intra only -------------------------------------------------------------------------------------------------------
 
 
-_JPEG_HEADER_BYTES = 4096
-
-
 class _Intra(Reader):
     """Codecs whose every packet stands alone."""
 
-    def __init__(self, codec: str) -> None:
+    def _read(self, data: Data, is_keyframe: bool) -> Picture:  # noqa: ARG002
+        if not is_keyframe:
+            raise Doubt("packets of an intra-only codec that are not keyframes")
+        return Picture(True, False, CLEAN, len(self.pictures))
+
+
+_JPEG_END_BYTES = 4096
+"""The end of a picture must be among the last bytes of its packet; some writers pad packets."""
+
+
+class _Jpeg(_Intra):
+    """ITU-T T.81, as a motion picture."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self._is_jpeg = codec == "mjpeg"
         self._has_huffman_tables: set[bool] = set()
 
     def _read(self, data: Data, is_keyframe: bool) -> Picture:
-        if not is_keyframe:
-            raise Doubt("packets of an intra-only codec that are not keyframes")
-        if self._is_jpeg:
-            # Tables that a picture lacks are those of the picture before it, or the standard ones where none has any.
-            header = bytes(data[:_JPEG_HEADER_BYTES])
-            header = header[: header.find(b"\xff\xda")]
-            self._has_huffman_tables.add(b"\xff\xc4" in header)
-            if b"\xff\xdb" not in header or len(self._has_huffman_tables) > 1:
-                raise Doubt("JPEG pictures without tables of their own")
-        return Picture(True, False, CLEAN, len(self.pictures))
+        tables = set[int]()
+        size: Size | None = None
+        pixel_format = ""
+        is_field = False
+        for marker, segment in self._segments(data):
+            tables.add(marker)
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                pixel_format = self._sampling(bytes(segment))
+                size = int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
+            elif marker == 0xE0 and segment[:4] == b"AVI1":
+                is_field = segment[4:5] not in (b"", b"\0")
+        if size is None:
+            raise Damage("a JPEG picture without a header")
+        if bytes(data[-_JPEG_END_BYTES:]).find(b"\xff\xd9") < 0:
+            raise Damage("a JPEG picture without an end")
+        if not is_field and size[1]:  # else its height comes later
+            self._check(size, pixel_format)
+        # Tables that a picture lacks are those of the picture before it, or the standard ones where none has any.
+        self._has_huffman_tables.add(0xC4 in tables)
+        if 0xDB not in tables or len(self._has_huffman_tables) > 1:
+            raise Doubt("JPEG pictures without tables of their own")
+        return super()._read(data, is_keyframe)
+
+    @staticmethod
+    def _sampling(frame_header: bytes) -> str:
+        """How chroma is sampled (clause B.2.2)."""
+        factors = [(factor >> 4, factor & 15) for factor in frame_header[7::3][: frame_header[5]]]
+        if len(factors) < 3:
+            return _pixel_format("4:0:0", frame_header[0])
+        across, down = (max(luma, 1) // max(chroma, 1) for luma, chroma in zip(factors[0], factors[1], strict=True))
+        known = {(2, 2): "4:2:0", (2, 1): "4:2:2", (1, 1): "4:4:4"}
+        return _pixel_format(known.get((across, down), f"{across}x{down}"), frame_header[0])
+
+    def _segments(self, data: Data) -> Iterator[tuple[int, Data]]:
+        """(second byte of the marker, content) of the segments before the first scan."""
+        place = 2
+        if data[:2] != b"\xff\xd8":
+            self._not_understood("a JPEG picture without a start")
+        while True:
+            while data[place] == 0xFF and data[place + 1] == 0xFF:  # fill bytes
+                place += 1
+            if data[place] != 0xFF:
+                raise Damage("a JPEG header is not understood")
+            marker, size = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+            if marker == 0xDA:
+                return
+            if place + 2 + size > len(data) or size < 2:
+                raise Damage("a JPEG picture is cut off")
+            yield marker, data[place + 4 : place + 2 + size]
+            place += 2 + size
 
 
 def reader_for(codec: str, extradata: bytes, *, intra_only: bool) -> Reader:
@@ -743,14 +1139,14 @@ def reader_for(codec: str, extradata: bytes, *, intra_only: bool) -> Reader:
         Doubt: no reader, or headers that nothing can be proved from.
     """
     readers: dict[str, Callable[[bytes], Reader]] = {"h264": _H264, "hevc": _Hevc, "mpeg4": _Mpeg4}
-    in_order: dict[str, Callable[[], Reader]] = {"vp8": _Vp8, "vp9": _Vp9, "av1": _Av1}
+    without_header: dict[str, Callable[[], Reader]] = {"vp8": _Vp8, "vp9": _Vp9, "av1": _Av1, "mjpeg": _Jpeg}
     try:
         if codec in readers:
             return readers[codec](extradata)
-    except IndexError:
-        raise Doubt("the header is cut off") from None
-    if codec in in_order:
-        return in_order[codec]()
+    except (IndexError, Damage):  # decoders go on, packets may bring a better one
+        raise Doubt("the container's header is not understood") from None
+    if codec in without_header:
+        return without_header[codec]()
     if intra_only:
-        return _Intra(codec)
+        return _Intra()
     raise Doubt(f"{codec} is not read packet by packet")
