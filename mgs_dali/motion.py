@@ -9,16 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 
-from .packets import PacketTable, check_complete, ffmpeg_reason, open_video, promised_packets, scan
+from .packets import PacketTable, open_scanned, shown_packets
 from .rawframes import FrameFolder
-from .video import decode, luma, rgb
+from .video import decode, luma, rgb, turn_of_frame
 
 __all__ = [
     "MEASURES",
@@ -57,9 +54,10 @@ class Measured:
         motion: (F - 1,) float32: ``motion[j]`` is the change from frame j to frame j + 1. The unit is the measure's.
         keyframes: (K,) int64, the keyframes' places in presentation order.
         codec: FFmpeg's name of it.
-        width: of the frames, in pixels.
-        height: of the frames, in pixels.
+        width: of the upright frames, in pixels.
+        height: of the upright frames, in pixels.
         frames_per_second: on average; None where the file does not tell.
+        is_proved_whole: the file tells where it ends, see :class:`mgs_dali.packets.Scan`.
     """
 
     motion: np.ndarray
@@ -68,6 +66,7 @@ class Measured:
     width: int
     height: int
     frames_per_second: float | None
+    is_proved_whole: bool = True
 
 
 def measure_video(
@@ -87,32 +86,27 @@ def measure_video(
     """
     _check_measure(measure, filters)
     name = name or (str(file) if isinstance(file, Path) else "video in memory")
-    with open_video(file, name=name) as stream:
-        keyframes: list[int] = []
+    with open_scanned(file, name=name) as scanned:
+        context, rate = scanned.video.stream.codec_context, scanned.video.stream.average_rate
+        width, height = scanned.scan.upright_size
         if measure == "packet":
-            table = _container_table(stream, name=name)
-            if table is None:
-                found = scan(file, name=name)
-                check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
-                assert found.packets is not None
-                table = found.packets
-            motion = packet_motion(table, name=name)
-            keyframes = packet_keyframes(table).tolist()
+            table = scanned.table
+            if table.level == "full":
+                # Only decoding tells which packets give frames, and when they are shown.
+                table = shown_packets(table, [frame.pts for frame in decode(scanned)])
+            motion, keyframes = packet_motion(table, name=name), packet_keyframes(table)
         else:
-            frames = _note_keyframes(decode(stream, name=name), keyframes)
-            motion = _decoded_motion(frames, measure=measure, filters=filters, name=name)
-            if stream.codec_context.width == 0 or not keyframes:
-                # decoders always mark the first frame that they give: there was none
-                raise ValueError(f"{name}: no frame could be decoded. Replace the file or take it out of the list.")
-        context = stream.codec_context
-        rate = stream.average_rate
+            seen = _Seen()
+            motion = _decoded_motion(seen.watch(decode(scanned)), measure=measure, filters=filters, name=name)
+            width, height, keyframes = seen.width, seen.height, np.array(seen.keyframes, np.int64)
         return Measured(
             motion=motion,
-            keyframes=np.array(keyframes, np.int64),
+            keyframes=keyframes,
             codec=context.codec.canonical_name,
-            width=context.width,
-            height=context.height,
+            width=width,
+            height=height,
             frames_per_second=float(rate) if rate else None,
+            is_proved_whole=scanned.scan.is_proved_whole,
         )
 
 
@@ -164,11 +158,21 @@ def _decoded_motion(
     return pa_motion(frames, filters=filters)
 
 
-def _note_keyframes(frames: Iterable[VideoFrame], keyframes: list[int]) -> Iterator[VideoFrame]:
-    for index, frame in enumerate(frames):
-        if frame.key_frame or index == 0:
-            keyframes.append(index)
-        yield frame
+class _Seen:
+    """What passing frames tell besides their motion."""
+
+    def __init__(self) -> None:
+        self.keyframes: list[int] = []
+        self.width = self.height = 0
+
+    def watch(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        """Pass frames on."""
+        for index, frame in enumerate(frames):
+            if index == 0:
+                self.width, self.height = turn_of_frame(frame).size(frame.width, frame.height)
+            if frame.key_frame or index == 0:
+                self.keyframes.append(index)
+            yield frame
 
 
 # --- pixel ----------------------------------------------------------------------------------------------------------
@@ -480,8 +484,14 @@ def packet_motion(table: PacketTable, *, name: str = "video") -> np.ndarray:
         name: what to call the file in errors.
 
     Raises:
-        ValueError: every frame is a keyframe, as in MJPEG: their sizes say nothing of motion.
+        ValueError: every frame is a keyframe, as in MJPEG, or packets hold two frames or none: their sizes say nothing
+            of motion.
     """
+    if "packed B-frames" in table.reason:
+        raise ValueError(
+            f"{name}: it has packed B-frames, two frames in one packet, so that packet sizes do not tell when it "
+            "moves. Use measure pixel."
+        )
     packets, is_reordered = _in_presentation_order(table)
     num_frames = len(packets)
     if num_frames == 0:
@@ -503,51 +513,6 @@ def packet_motion(table: PacketTable, *, name: str = "video") -> np.ndarray:
     sizes = np.interp(np.arange(num_frames), known, sizes[known])[1:]
     around = np.lib.stride_tricks.sliding_window_view(np.pad(sizes, 2, mode="edge"), 5)
     return np.sqrt(sizes * np.median(around, axis=1)).astype(np.float32)
-
-
-def _container_table(stream: VideoStream, *, name: str) -> PacketTable | None:
-    """The columns of a packet table that the container tells, which takes a third of the time that headers take.
-
-    Returns:
-        The table, at level "full"; None where the container does not tell in which order frames are shown.
-    """
-    container = stream.container
-    assert isinstance(container, InputContainer)
-    if container.format.name == "avi":
-        return None  # its packets have no time of presentation, or one that is made up
-    is_vp8 = stream.codec_context.codec.canonical_name == "vp8"
-    rows = []
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0:
-                continue
-            if packet.pts is None:
-                return None
-            shows = not is_vp8 or bool(bytes(memoryview(packet)[:1])[0] & 0x10)  # RFC 6386, section 9.1
-            rows.append((packet.pts, packet.size, packet.is_keyframe, packet.is_discard, shows))
-    except av.error.FFmpegError as error:
-        raise ValueError(
-            f"{name}: reading failed after {len(rows)} packets ({ffmpeg_reason(error)}). The file is damaged; replace "
-            "it or take it out of the list."
-        ) from error
-    check_complete(name, num_packets=len(rows), header_num_frames=promised_packets(stream))
-    if not rows:
-        raise ValueError(f"{name}: its video stream holds no frame. Take the file out of the list.")
-    pts, size, is_keyframe, discard, shown = (np.array(column) for column in zip(*rows, strict=True))
-    return PacketTable(
-        pts=pts,
-        dts=np.full(len(rows), np.iinfo(np.int64).min),
-        size=size,
-        is_keyframe=is_keyframe,
-        discard=discard,
-        shows=shown,
-        is_referenced=np.ones(len(rows), bool),
-        access=np.zeros(len(rows), np.uint8),
-        order=np.arange(len(rows)),
-        needs_leading=False,
-        level="full",
-        reason="headers have not been read",
-    )
 
 
 def packet_keyframes(table: PacketTable) -> np.ndarray:

@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.format import VideoFormat
 from av.video.stream import VideoStream
 
-from .headers import CLEAN, LEADING, Doubt, Reader, joinable, reader_for
+from .colours import ColourMatrix, colour_matrix
+from .containers import UPRIGHT, Facts, Turn, read_facts, turn_of_matrix
+from .headers import LEADING, Change, Damage, Doubt, Picture, Reader, reader_for
+from .pyav import STRICT, Disposition, complaint, ffmpeg_reason, listening, open_input
 
 __all__ = [
-    "Cut",
     "Level",
+    "OpenVideo",
     "PacketTable",
     "Run",
     "Scan",
-    "check_complete",
+    "ScannedVideo",
     "check_picks",
-    "cut",
-    "ffmpeg_reason",
     "needed_packets",
     "open_scanned",
     "open_video",
-    "packets_again",
-    "promised_packets",
     "read_packets",
     "scan",
+    "shown_packets",
 ]
 
 Level = Literal["packets", "gops", "full"]
 """What is decoded for chosen frames: the packets that they depend on; every packet from the start of a group of
-pictures (GOP) up to its last chosen frame; or every packet from the start of the file."""
+pictures (GOP) up to its last chosen frame; or every packet of the file."""
 
 KEPT_PACKETS_MIB = 128
 """The packets of a video that takes no more than this stay in memory between reading their headers and decoding."""
@@ -47,13 +48,44 @@ KEPT_PACKETS_MIB = 128
 _NO_TIME = np.iinfo(np.int64).min
 _INTRA_ONLY = 1  # AV_CODEC_PROP_INTRA_ONLY
 _REORDER_WINDOW = 32  # H.264 shows no picture more than 16 pictures late
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+
+
+@dataclass(frozen=True)
+class OpenVideo:
+    """A video that is open for reading."""
+
+    file: Path | bytes
+    name: str
+    """What to call it in errors."""
+    stream: VideoStream
+    """Its video, set to decode on one thread and to hide no damage."""
+    place: int
+    """Of the stream among the file's video streams."""
+    trouble: str
+    """Damage that FFmpeg found in opening it; empty where there was none."""
+
+    @property
+    def container(self) -> InputContainer:
+        container = self.stream.container
+        assert isinstance(container, InputContainer)
+        return container
+
+    def packets(self) -> Iterator[Packet]:
+        """The packets of the stream that hold something, read on from where the file stands.
+
+        AVI and others write a frame that was left out as an entry of no bytes. A decoder would take it for the end.
+        """
+        return (packet for packet in self.container.demux(self.stream) if packet.size > 0)
 
 
 @contextmanager
-def open_video(file: Path | bytes, *, name: str = "") -> Iterator[VideoStream]:
-    """Open a video and give its first video stream, set to decode on one thread.
+def open_video(file: Path | bytes, *, name: str = "") -> Iterator[OpenVideo]:
+    """Open a video.
 
-    One thread because loaders run one decoder a worker: frame threads would only fight over the same cores.
+    Of several video streams it is the one that the container marks as the default, else the first; cover art and
+    thumbnails are none. One thread decodes, because loaders run one decoder a worker: frame threads would only fight
+    over the same cores.
 
     Args:
         file: path of the video, or the bytes of the whole file.
@@ -66,24 +98,36 @@ def open_video(file: Path | bytes, *, name: str = "") -> Iterator[VideoStream]:
     if isinstance(file, Path) and not file.is_file():
         found = "it is a folder" if file.is_dir() else "no such file"
         raise ValueError(f"{name}: {found}. Check the path in the list and the root folder that it is relative to.")
-    try:
-        source = str(file.absolute()) if isinstance(file, Path) else io.BytesIO(file)
-        container = av.open(source, "r", metadata_errors="replace")
-    except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(
-            f"{name}: cannot be opened as a video ({ffmpeg_reason(error)}). It may be cut off, empty or not a video; "
-            "replace it or take it out of the list."
-        ) from error
-    with container:
-        if not container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-            raise ValueError(f"{name}: no video stream (streams found: {kinds}). Take the file out of the list.")
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise ValueError(f"{name}: its video codec is not known to PyAV's FFmpeg. Re-encode it, to H.264 say.")
-        stream.codec_context.thread_count = 1
-        stream.thread_type = "NONE"
-        yield stream
+    with listening():
+        try:
+            with av.logging.Capture() as logs:
+                container = open_input(file)
+        except (av.error.FFmpegError, OSError) as error:
+            raise ValueError(
+                f"{name}: cannot be opened as a video ({ffmpeg_reason(error)}). It may be cut off, empty or not a "
+                "video; replace it or take it out of the list."
+            ) from error
+        with container:
+            streams = [stream for stream in container.streams.video if not stream.disposition & _NO_VIDEO]
+            if not streams:
+                kinds = {str(stream.type) for stream in container.streams}
+                kinds = (kinds - {"video"}) | {"attached picture" for _ in container.streams.video}
+                raise ValueError(
+                    f"{name}: no video stream (streams found: {', '.join(sorted(kinds)) or 'none'}). Take the file "
+                    "out of the list."
+                )
+            stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
+            if stream.codec_context is None:
+                raise ValueError(f"{name}: its video codec is not known to PyAV's FFmpeg. Re-encode it, to H.264 say.")
+            stream.codec_context.thread_count = 1
+            stream.thread_type = "NONE"
+            stream.codec_context.options = STRICT
+            trouble = complaint(logs, of=container.format.name)
+            yield OpenVideo(file, name, stream, streams.index(stream), trouble)
+
+
+def _damaged(name: str, what: str) -> ValueError:
+    return ValueError(f"{name}: {what}. The file is damaged; replace it or take it out of the list.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +145,8 @@ class PacketTable:
     discard: np.ndarray
     """bool: decoded, but left out by the container's edit list."""
     shows: np.ndarray
-    """bool: gives a frame; hidden reference frames of VP8 do not."""
+    """bool: gives a frame; hidden reference frames of VP8 do not, nor what comes before the first place where decoding
+    can start."""
     is_referenced: np.ndarray
     """bool: other packets may depend on it."""
     access: np.ndarray
@@ -114,6 +159,10 @@ class PacketTable:
     """What is proved about this stream. At "full" only the container's columns mean something."""
     reason: str
     """Why not level "packets"; empty at that level."""
+    is_damaged: bool = False
+    """The reason is that headers make no sense. Every packet should give a frame all the same."""
+    num_skipped: int = 0
+    """Packets before the first one that decoding can start at, not to be decoded."""
 
     @property
     def frames(self) -> np.ndarray:
@@ -150,7 +199,7 @@ def needed_packets(table: PacketTable, picks: np.ndarray, *, least_access: int =
     frames = table.frames
     chosen = np.unique(picks)
     check_picks(chosen, num_frames=len(frames))
-    starts = np.flatnonzero((table.access >= least_access) | (np.arange(len(table.access)) == 0))
+    starts = np.flatnonzero((table.access >= least_access) | (np.arange(len(table.access)) == table.num_skipped))
     spans: dict[int, list[tuple[int, int]]] = {}  # start -> (packet, frame) of the picks
     for frame, packet in zip(chosen.tolist(), frames[chosen].tolist(), strict=True):
         earlier = starts[: np.searchsorted(starts, packet, side="right")][::-1]
@@ -176,6 +225,25 @@ def needed_packets(table: PacketTable, picks: np.ndarray, *, least_access: int =
     return runs
 
 
+def shown_packets(table: PacketTable, rows: Sequence[int | None]) -> PacketTable:
+    """The table of a video at level "full", once decoding has told which packets give frames.
+
+    Args:
+        table: as it was scanned.
+        rows: of the packets that the frames came from, in the order in which they were shown. Where a decoder does not
+            tell, or tells twice of one packet, the table stays as it is.
+    """
+    if None in rows or len(set(rows)) != len(rows):
+        return table
+    shown = np.array(rows, np.int64)
+    others = np.setdiff1d(np.arange(len(table.pts)), shown)
+    order = np.empty(len(table.pts), np.int64)
+    order[np.concatenate([shown, others])] = np.arange(len(order))
+    shows = np.zeros(len(order), bool)
+    shows[shown] = True
+    return replace(table, pts=order, order=order, shows=shows, discard=np.zeros(len(order), bool))
+
+
 def check_picks(picks: np.ndarray, *, num_frames: int) -> None:
     """Check that a video has the frames that are asked for.
 
@@ -188,14 +256,6 @@ def check_picks(picks: np.ndarray, *, num_frames: int) -> None:
         raise IndexError(f"frames {picks.min()} to {picks.max()} of a video of {num_frames} frames")
 
 
-def packets_again(file: Path | bytes, *, name: str) -> Iterator[Packet]:
-    """The packets of a video's table, read once more: for videos whose packets do not stay in memory."""
-    with open_video(file, name=name) as stream:
-        container = stream.container
-        assert isinstance(container, InputContainer)
-        yield from (packet for packet in container.demux(stream) if packet.size > 0)
-
-
 @dataclass(frozen=True)
 class Scan:
     """What a video's header and packets say."""
@@ -203,16 +263,49 @@ class Scan:
     codec: str
     """FFmpeg's name of the codec: h264, hevc, vp8, vp9, mpeg4, mjpeg, av1, ..."""
     width: int
+    """Of the pictures as they are stored: those of a phone may lie on their side, see ``turn``."""
     height: int
     pixel_format: str
     num_frames: int
     """Packets that show a frame."""
     num_packets: int
     """Packets of any kind: also those of hidden frames, and those that an edit list leaves out."""
-    header_num_frames: int
-    """Frames that the container's header promises, and means packets; 0 where it promises none."""
+    turn: Turn = UPRIGHT
+    """How the container wants pictures to be turned."""
+    colour_matrix: ColourMatrix = "bt601"
+    """BT.601 also where there is no chroma."""
+    is_proved_whole: bool = True
+    """The file tells where it ends, and ends there. Otherwise nobody can know whether it was cut off."""
     packets: PacketTable | None = field(default=None, compare=False, repr=False)
     """Each packet."""
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) of the frames, turned upright."""
+        return self.turn.size(self.width, self.height)
+
+
+@dataclass(frozen=True)
+class ScannedVideo:
+    """An open video whose packets have been read, for those who go on with them."""
+
+    video: OpenVideo
+    scan: Scan
+    kept: list[Packet] | None
+    """The packets of the table, or None where they take more than :data:`KEPT_PACKETS_MIB`."""
+
+    @property
+    def table(self) -> PacketTable:
+        assert self.scan.packets is not None
+        return self.scan.packets
+
+    def packets(self) -> Iterator[Packet]:
+        """The packets of the table: from memory, or read once more."""
+        if self.kept is not None:
+            yield from self.kept
+            return
+        with open_video(self.video.file, name=self.video.name) as again:
+            yield from again.packets()
 
 
 def scan(file: Path | bytes, *, name: str = "") -> Scan:
@@ -223,58 +316,154 @@ def scan(file: Path | bytes, *, name: str = "") -> Scan:
         name: what to call the file in errors; the path by default.
 
     Raises:
-        ValueError: not a readable video (see :func:`open_video`), or one without a single frame.
+        ValueError: not a readable video (see :func:`open_video`), one without a single frame, or see
+            :func:`read_packets`.
     """
-    name = name or (str(file) if isinstance(file, Path) else "video in memory")
-    with open_video(file, name=name) as stream:
-        return read_packets(stream, name=name)[0]
+    with open_video(file, name=name) as video:
+        return read_packets(video)[0]
 
 
-def read_packets(stream: VideoStream, *, name: str) -> tuple[Scan, list[Packet] | None]:
-    """Read the packets of an open stream up to its end.
+@contextmanager
+def open_scanned(file: Path | bytes, *, name: str = "") -> Iterator[ScannedVideo]:
+    """Open a video and read its packets, for those who go on with some of them.
+
+    Raises:
+        ValueError: as :func:`scan`.
+    """
+    with open_video(file, name=name) as video:
+        found, kept = read_packets(video)
+        yield ScannedVideo(video, found, kept)
+
+
+def read_packets(video: OpenVideo) -> tuple[Scan, list[Packet] | None]:
+    """Read the packets of an open video up to its end.
 
     Returns:
         scan: with its packet table.
         packets: the packets of the table, or None where they take more than :data:`KEPT_PACKETS_MIB`.
 
     Raises:
-        ValueError: reading fails, or there is no frame.
+        ValueError: reading fails, there is no frame, the file is cut off or damaged as far as its container tells, the
+            pictures change their size or format on the way, or they are turned or coloured in a way that is not known.
     """
-    container, context = stream.container, stream.codec_context
-    assert isinstance(container, InputContainer)
+    name, stream, format_name = video.name, video.stream, video.container.format.name
+    context = stream.codec_context
     codec = context.codec.canonical_name
+    facts = read_facts(video.file, format_name=format_name)
+    if facts.damage:
+        raise _cut_off(name, facts.damage)
     columns = _Columns(codec, context.extradata or b"", intra_only=bool(context.codec.properties & _INTRA_ONLY))
     kept: list[Packet] | None = []
-    num_bytes = 0
+    num_bytes = num_left_out = 0
     try:
-        for packet in container.demux(stream):
-            if packet.size == 0:
-                columns.add_empty(packet)
-                continue
-            columns.add(packet)
-            num_bytes += packet.size
-            if kept is not None:
-                kept.append(packet)
-                if num_bytes > KEPT_PACKETS_MIB * 2**20:
-                    kept = None
+        with av.logging.Capture() as logs:
+            for packet in video.container.demux(stream):
+                if packet.size == 0:
+                    num_left_out += packet.dts is not None or packet.pts is not None  # else PyAV's mark of the end
+                    continue
+                columns.add(packet)
+                num_bytes += packet.size
+                if kept is not None:
+                    kept.append(packet)
+                    if num_bytes > KEPT_PACKETS_MIB * 2**20:
+                        kept = None
     except av.error.FFmpegError as error:
+        raise _damaged(name, f"reading failed after {columns.num_frames} frames ({ffmpeg_reason(error)})") from error
+    except Change as change:
         raise ValueError(
-            f"{name}: reading failed after {columns.num_frames} frames ({ffmpeg_reason(error)}). The file is damaged; "
-            "replace it or take it out of the list."
-        ) from error
-    if columns.num_frames == 0:
+            f"{name}: {change} at frame {columns.num_frames}. A clip has one size and format; re-encode the file."
+        ) from None
+    if found := video.trouble or complaint(logs, of=format_name):
+        raise _damaged(name, f"FFmpeg found damage ({found})")
+    table = columns.table(reorder_depth=context.reorder_depth if codec == "h264" else None) if columns.rows else None
+    if table is None or not (table.shows & ~table.discard).any():
         raise ValueError(f"{name}: its video stream holds no frame. Take the file out of the list.")
-    found = Scan(
+    _check_whole(video, facts, columns, num_left_out=num_left_out)
+    matrix = facts.turns.get(stream.id if format_name.startswith("mov") else video.place)
+    try:
+        turn = UPRIGHT if matrix is None else turn_of_matrix(matrix)
+        colours = colour_matrix(int(context.colorspace) if _has_chroma(context.pix_fmt) else 0)
+    except ValueError as reason:
+        raise ValueError(f"{name}: {reason}. Re-encode the file, or take it out of the list.") from None
+    width, height = columns.size or (context.width, context.height)
+    found_scan = Scan(
         codec=codec,
-        width=context.width,
-        height=context.height,
+        width=width,
+        height=height,
         pixel_format=context.pix_fmt or "unknown",
-        num_frames=columns.num_frames,
-        num_packets=columns.num_packets,
-        header_num_frames=promised_packets(stream),
-        packets=columns.table(reorder_depth=context.reorder_depth if codec == "h264" else None),
+        num_frames=int((table.shows & ~table.discard).sum()),
+        num_packets=len(table.pts),
+        turn=turn,
+        colour_matrix=colours,
+        is_proved_whole=facts.is_proved_whole,
+        packets=table,
     )
-    return found, kept
+    return found_scan, kept
+
+
+def _has_chroma(pixel_format: str | None) -> bool:
+    if pixel_format is None:
+        return False
+    layout = VideoFormat(pixel_format, 64, 64)
+    return not layout.is_rgb and not layout.has_palette and len(layout.components) >= 3
+
+
+def _cut_off(name: str, what: str) -> ValueError:
+    return ValueError(f"{name}: {what}. The file is cut off or damaged; replace it or take it out of the list.")
+
+
+def _check_whole(video: OpenVideo, facts: Facts, columns: _Columns, *, num_left_out: int) -> None:
+    """Check that what the container promises is there.
+
+    Raises:
+        ValueError: it is not. Decoders show such a file's missing frames in black, or not at all.
+    """
+    name, stream, format_name = video.name, video.stream, video.container.format.name
+    num_packets, promised, has_index = len(columns.rows), stream.frames, format_name.startswith(("mov", "avi"))
+    if has_index:
+        # FFmpeg leaves those out of its index that an edit list makes superfluous, which the header's mere count still
+        # holds. An AVI's count holds the frames that were left out, which its index does not.
+        promised = len(stream.index_entries)
+        if promised > num_packets:
+            promised = sum(entry.size > 0 for entry in stream.index_entries)
+    else:
+        num_packets += num_left_out
+    if promised > num_packets:
+        raise _cut_off(name, f"its header promises {promised} frames, {num_packets} are there")
+    if facts.duration_seconds is not None and len(video.container.streams) == 1 and stream.time_base:
+        times = [(row.dts if has_index else row.pts, row.duration) for row in columns.rows]
+        times = [(time, duration) for time, duration in times if time != _NO_TIME] or [(0, 0)]
+        length = max(time + duration for time, duration in times) - (min(times)[0] if has_index else 0)
+        length_seconds = float(length * stream.time_base)
+        # A header may be off by a frame, and by what it rounds.
+        tolerance_seconds = 0.02 + 1.5 * float(np.median([duration for _, duration in times]) * stream.time_base)
+        if facts.duration_seconds - length_seconds > tolerance_seconds:
+            raise _cut_off(
+                name, f"its header promises {facts.duration_seconds:.2f} s, {length_seconds:.2f} s are there"
+            )
+    for (_, number), (place, following) in pairwise(facts.fragments):
+        if following <= number + 1:
+            continue  # they need not count by one, so a jump alone means nothing
+        row = next((row for row, found in enumerate(columns.rows) if found.pos > place), 0)
+        before, after = columns.rows[row - 1], columns.rows[row]
+        if row and after.dts - before.dts > 1.5 * before.duration:
+            raise _damaged(
+                name,
+                f"fragments are missing between number {number} and number {following}, before frame "
+                f"{columns.shown[:row].count(True)}",
+            )
+
+
+class _Row(NamedTuple):
+    """What the container tells of a packet."""
+
+    pts: int
+    dts: int
+    size: int
+    is_keyframe: bool
+    discard: bool
+    pos: int
+    duration: int
 
 
 class _Columns:
@@ -282,43 +471,55 @@ class _Columns:
 
     def __init__(self, codec: str, extradata: bytes, *, intra_only: bool) -> None:
         self._codec = codec
-        self._rows: list[tuple[int, int, int, bool, bool]] = []
-        self._shows: list[bool] = []
+        self.rows: list[_Row] = []
+        self.shown: list[bool] = []
         self._reader: Reader | None = None
-        self._doubt = ""
-        self.num_packets = self.num_frames = 0
+        self._doubt: Doubt | None = None
         try:
             self._reader = reader_for(codec, extradata, intra_only=intra_only)
         except Doubt as doubt:
-            self._doubt = str(doubt)
+            self._doubt = doubt
 
-    def add_empty(self, packet: Packet) -> None:
-        """A packet without content: PyAV's mark of the end, or one that a decoder could take for the end."""
-        if packet.dts is not None or packet.pts is not None:
-            self._doubt = self._doubt or "packets without content"
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) by the pictures' own headers, where these tell."""
+        return None if self._reader is None else self._reader.size
+
+    @property
+    def num_frames(self) -> int:
+        """So far."""
+        return sum(shows and not row.discard for shows, row in zip(self.shown, self.rows, strict=True))
 
     def add(self, packet: Packet) -> None:
-        pts = _NO_TIME if packet.pts is None else packet.pts
-        dts = _NO_TIME if packet.dts is None else packet.dts
-        is_keyframe, is_discard = packet.is_keyframe, packet.is_discard
-        self._rows.append((pts, dts, packet.size, is_keyframe, is_discard))
+        """Take the next packet.
+
+        Raises:
+            Change: the size or format of pictures changes.
+        """
         shows: bool | None = None
-        if not self._doubt:
+        if self._doubt is None:
             assert self._reader is not None
             try:
                 if packet.is_corrupt:
-                    raise Doubt("a damaged packet")
+                    raise Damage("a damaged packet")
                 if any(side.data_type in ("new_extradata", "param_change") for side in packet.iter_sidedata()):
                     raise Doubt("the coding parameters change on the way")
-                self._reader.add(memoryview(packet), is_keyframe=is_keyframe)
+                self._reader.add(memoryview(packet), is_keyframe=packet.is_keyframe)
                 shows = self._reader.pictures[-1].shows
             except Doubt as doubt:
-                self._doubt = str(doubt)
-        if shows is None:
-            shows = _shows_a_frame(self._codec, packet)
-        self._shows.append(shows)
-        self.num_packets += 1
-        self.num_frames += shows and not is_discard
+                self._doubt = doubt
+        self.shown.append(_shows_a_frame(self._codec, packet) if shows is None else shows)
+        self.rows.append(
+            _Row(
+                pts=_NO_TIME if packet.pts is None else packet.pts,
+                dts=_NO_TIME if packet.dts is None else packet.dts,
+                size=packet.size,
+                is_keyframe=packet.is_keyframe,
+                discard=packet.is_discard,
+                pos=packet.pos or 0,
+                duration=packet.duration or 0,
+            )
+        )
 
     def table(self, *, reorder_depth: int | None) -> PacketTable:
         """The table of all packets so far.
@@ -326,43 +527,67 @@ class _Columns:
         Args:
             reorder_depth: how late the decoder shows pictures, where it must be checked that this is late enough.
         """
-        num_packets = len(self._rows)
-        pts, dts, size, is_keyframe, discard = (np.array(column) for column in zip(*self._rows, strict=True))
-        shows = np.array(self._shows)
-        level: Level = "full"
-        reason = self._doubt
-        referenced, access = np.ones(num_packets, bool), np.zeros(num_packets, np.uint8)
-        order = np.arange(num_packets)
-        if not reason:
-            assert self._reader is not None
-            pictures = self._reader.finish()
-            keys = np.array([picture.order for picture in pictures])
-            order = np.empty(num_packets, np.int64)
-            order[np.argsort(keys, kind="stable")] = np.arange(num_packets)
-            referenced = np.array([picture.is_referenced for picture in pictures])
-            access = np.array([picture.access for picture in pictures], np.uint8)
-            reason = _doubt_order(keys, order, pts, may_restart=self._reader.order_may_restart)
-            if not access[0] or order[0] != 0:
-                reason = reason or "the first packet is not where decoding can start"
-            if reorder_depth is not None and _reorder_depth(order) > reorder_depth:
-                reason = reason or "pictures are shown later than the header says"
-            if not reason:
-                level = "gops" if self._reader.whole_gops else "packets"
-                reason = self._reader.whole_gops
-        return PacketTable(
+        num_packets = len(self.rows)
+        pts, dts, size, is_keyframe, discard, _, _ = (np.array(column) for column in zip(*self.rows, strict=True))
+        table = PacketTable(
             pts=pts,
             dts=dts,
             size=size,
             is_keyframe=is_keyframe,
             discard=discard,
-            shows=shows,
-            is_referenced=referenced,
+            shows=np.array(self.shown),
+            is_referenced=np.ones(num_packets, bool),
+            access=np.zeros(num_packets, np.uint8),
+            order=np.arange(num_packets),
+            needs_leading=False,
+            level="full",
+            reason=str(self._doubt),
+            is_damaged=isinstance(self._doubt, Damage),
+        )
+        if self._doubt is not None:
+            return table
+        assert self._reader is not None
+        pictures = self._reader.finish()
+        keys = np.array([picture.order for picture in pictures])
+        order = np.empty(num_packets, np.int64)
+        order[np.argsort(keys, kind="stable")] = np.arange(num_packets)
+        access = np.array([picture.access for picture in pictures], np.uint8)
+        reason = _doubt_order(keys, order, pts, may_restart=self._reader.order_may_restart)
+        if reorder_depth is not None and _reorder_depth(order) > reorder_depth:
+            reason = reason or "pictures are shown later than the header says"
+        if not access.any():
+            reason = reason or "it holds no packet that decoding can start at"
+        if reason:
+            return replace(table, reason=reason)
+        # A recording that was cut out of a longer one begins where decoding can start, and without what is shown before
+        # that but needs what is gone.
+        start = int(access.argmax())
+        if is_keyframe[:start].any():
+            # damaged, or a place to start by some agreement that headers do not show
+            return replace(table, reason="decoding cannot start at its first keyframe")
+        is_leading = (np.arange(num_packets) > start) & (order < order[start])
+        is_lost = (np.arange(num_packets) < start) | (is_leading & _needs_the_past(self._codec, pictures))
+        if (is_leading & ~is_lost).any():
+            return replace(table, reason="pictures are shown before the first one that decoding can start at")
+        return replace(
+            table,
+            shows=table.shows & ~is_lost,
+            is_referenced=np.array([picture.is_referenced for picture in pictures]),
             access=access,
             order=order,
-            needs_leading=self._reader is not None and self._reader.needs_leading,
-            level=level,
-            reason=reason,
+            needs_leading=self._reader.needs_leading,
+            level="gops" if self._reader.whole_gops else "packets",
+            reason=self._reader.whole_gops,
+            num_skipped=start,
         )
+
+
+def _needs_the_past(codec: str, pictures: list[Picture]) -> np.ndarray:
+    """Whether a picture that is shown before the keyframe that it follows needs what came before that: (N,) bool.
+
+    HEVC tells: decoders leave those out (RASL) and show the others (RADL). Elsewhere it has to be assumed.
+    """
+    return np.array([picture.skipped_after_start or codec != "hevc" for picture in pictures])
 
 
 def _doubt_order(keys: np.ndarray, order: np.ndarray, pts: np.ndarray, *, may_restart: bool) -> str:
@@ -395,47 +620,6 @@ def _reorder_depth(order: np.ndarray) -> int:
     return int(later.max())
 
 
-@contextmanager
-def open_scanned(file: Path | bytes, *, name: str) -> Iterator[tuple[VideoStream, Scan, Iterable[Packet]]]:
-    """Open a video and read its packets, for those who go on with some of them.
-
-    Yields:
-        The stream, the scan with its packet table, and the packets of the table: those in memory, or where they take
-        too much of it, the same read once more.
-
-    Raises:
-        ValueError: not a readable video, or one that is cut off.
-    """
-    with open_video(file, name=name) as stream:
-        found, kept = read_packets(stream, name=name)
-        check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
-        yield stream, found, kept if kept is not None else packets_again(file, name=name)
-
-
-def promised_packets(stream: VideoStream) -> int:
-    """How many packets a file's header promises; 0 where it promises none.
-
-    MP4 and MOV name each packet; FFmpeg leaves those out that an edit list makes superfluous, which the header's mere
-    count of frames still holds.
-    """
-    if "mov" in stream.container.format.name.split(","):
-        return min(stream.frames, len(stream.index_entries))
-    return stream.frames
-
-
-def check_complete(name: str, *, num_packets: int, header_num_frames: int) -> None:
-    """Check that a file holds as many packets as its header promises.
-
-    Raises:
-        ValueError: it is cut off. Decoders show such a file's missing frames in black, or not at all.
-    """
-    if header_num_frames > num_packets:
-        raise ValueError(
-            f"{name}: its header promises {header_num_frames} frames, {num_packets} are there. The file is cut off; "
-            "replace it or take it out of the list."
-        )
-
-
 def _shows_a_frame(codec: str, packet: Packet) -> bool:
     """False for VP8's alternate reference frames, the only packets of their own that are decoded but never shown.
 
@@ -443,113 +627,3 @@ def _shows_a_frame(codec: str, packet: Packet) -> bool:
     ``show_frame``.
     """
     return codec != "vp8" or bool(bytes(memoryview(packet)[:1])[0] & 0x10)
-
-
-# --- a file of just the needed packets --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A video file in memory that holds what chosen frames depend on."""
-
-    file: bytes
-    frames: np.ndarray
-    """(T,) int64: which frames of ``file`` the picks are, in their order."""
-    picks: np.ndarray
-    """(T,) int64: which frames of the whole video they are."""
-    scan: Scan
-    """Of the whole video."""
-    level: Level
-    reason: str
-    """Why not level "packets"; empty at that level."""
-    num_packets: int
-    """Packets in ``file``."""
-
-
-def cut(file: Path | bytes, picks: np.ndarray | Callable[[Scan], np.ndarray], *, name: str = "") -> Cut:
-    """Copy the packets that frames depend on into a small Matroska file; nothing is decoded.
-
-    A decoder that plays the copy from its start gives the same pixels for the chosen frames as for the whole file; the
-    other frames of the copy are not to be used. Its timestamps are regular. Runs of packets follow each other without a
-    mark, so they start only where pictures can be joined: at IDR pictures of H.264, at keyframes of other codecs
-    (HEVC's CRA pictures are renamed to BLA pictures, which are made for this).
-
-    Args:
-        file: path of the video, or the bytes of the whole file.
-        picks: (T,) frame indices in any order, may repeat; or a function that chooses them by the scan.
-        name: what to call the file in errors; the path by default.
-
-    Returns:
-        The copy. At level "full" it is the whole file.
-
-    Raises:
-        ValueError: not a readable video, or one that is cut off.
-        IndexError: the video has no such frame.
-    """
-    name = name or (str(file) if isinstance(file, Path) else "video in memory")
-    with open_scanned(file, name=name) as (stream, found, packets):
-        table = found.packets
-        assert table is not None
-        chosen = np.asarray(picks(found) if callable(picks) else picks)
-        check_picks(chosen, num_frames=found.num_frames)
-        reason = table.reason
-        if table.level != "full":
-            runs = needed_packets(table, chosen, least_access=CLEAN)
-            rows = np.concatenate([run.packets for run in runs])
-            shown = np.sort(table.order[rows[table.shows[rows]]])
-            relative = np.searchsorted(shown, table.order[table.frames[chosen]])
-            try:
-                content = _copy(stream, packets, table, rows, runs)
-            except (av.error.FFmpegError, Doubt) as error:
-                reason = f"its packets cannot be copied ({ffmpeg_reason(error)})"
-            else:
-                return Cut(content, relative, chosen, found, table.level, reason, len(rows))
-        content = file if isinstance(file, bytes) else file.read_bytes()
-        return Cut(content, chosen, chosen, found, "full", reason, found.num_packets)
-
-
-_FRAME_TICKS = 40  # of a thousandth of a second, Matroska's own
-
-
-def _copy(
-    stream: VideoStream, packets: Iterable[Packet], table: PacketTable, rows: np.ndarray, runs: list[Run]
-) -> bytes:
-    """A Matroska file of the packets of runs, whose rows of the table these are."""
-    starts = {int(run.packets[0]) for run in runs[1:]}
-    shown = np.sort(table.order[rows[table.shows[rows]]])
-    # A hidden frame comes half a frame before the one that is shown next.
-    times = np.searchsorted(shown, table.order[rows]) * _FRAME_TICKS - np.where(table.shows[rows], 0, _FRAME_TICKS // 2)
-    times -= times.min()
-    # Matroska stores no decoding times, but its writer wants them rising, and none above the time of presentation.
-    decode_times = np.minimum.accumulate(times[::-1])[::-1] - np.arange(len(rows), 0, -1)
-    codec = stream.codec_context.codec.canonical_name
-    file = io.BytesIO()
-    # Times as they are: the writer would shift all so that the first decoding time is 0. And no random identifiers.
-    options = {"avoid_negative_ts": "disabled", "fflags": "+bitexact"}
-    with av.open(file, "w", format="matroska", options=options) as container:
-        target = container.add_stream_from_template(stream, opaque=True)
-        wanted = iter(zip(rows.tolist(), times.tolist(), decode_times.tolist(), strict=True))
-        row, time, decode_time = next(wanted)
-        for index, packet in enumerate(packets):
-            if index != row:
-                continue
-            content = bytes(packet)
-            if row in starts:
-                content = joinable(content, codec=codec, extradata=stream.codec_context.extradata or b"")
-            copied = Packet(content)
-            copied.pts, copied.dts, copied.time_base = time, decode_time, Fraction(1, 1000)
-            copied.is_keyframe = bool(table.access[row])
-            copied.stream = target
-            container.mux_one(copied)
-            following = next(wanted, None)
-            if following is None:
-                break
-            row, time, decode_time = following
-        else:
-            raise Doubt("the file became shorter while it was read")
-    return file.getvalue()
-
-
-def ffmpeg_reason(error: Exception) -> str:
-    """FFmpeg's own words, without errno and file name."""
-    return getattr(error, "strerror", None) or str(error)

@@ -13,11 +13,12 @@ from string import Formatter
 from typing import NamedTuple
 
 import av
+import av.logging
 from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from .packets import ffmpeg_reason
+from .pyav import AS_STORED, STRICT, complaint, ffmpeg_reason, listening
 
 __all__ = ["FrameFolder", "Picture", "Stamp", "check_jpeg", "decode_pictures"]
 
@@ -276,16 +277,18 @@ def decode_pictures(pictures: Iterable[Picture], *, name: str) -> Iterator[Video
     context = CodecContext.create("mjpeg", "r")
     assert isinstance(context, VideoCodecContext)
     context.thread_count = 1
-    context.options = {"err_detect": "explode"}  # by default it gives what could be decoded, and grey
+    context.options = STRICT  # by default it gives what could be decoded, and grey
     for picture in pictures:
-        try:
-            frames = context.decode(av.Packet(picture.jpeg))
-            damage = "" if len(frames) == 1 else f"{len(frames)} pictures in it"
-        except av.error.FFmpegError as error:
-            frames, damage = [], ffmpeg_reason(error)
+        with listening(), av.logging.Capture() as logs:
+            try:
+                frames = context.decode(av.Packet(picture.jpeg))
+                damage = complaint(logs) if len(frames) == 1 else f"{len(frames)} pictures in it"
+            except av.error.FFmpegError as error:
+                frames, damage = [], ffmpeg_reason(error)
         if damage:
             raise ValueError(
                 f"{name}: {picture.file.name} is a damaged JPEG ({damage}). Extract the frame again, or take its clip "
                 "out of the list."
             )
+        frames[0].opaque = AS_STORED
         yield frames[0]

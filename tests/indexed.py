@@ -19,7 +19,8 @@ ONE, MOTIONLESS = "one.mkv", "still.mkv"
 BROKEN, GONE = "broken.mp4", "gone.mkv"
 # early: frames 21, 26, 30, 35 against 7, 22, 37, 52, that is 14 + 4 + 7 + 17 frames of 4 * 60; late: 41, 46, 50, 55
 # against the same, 34 + 24 + 13 + 3
-RANKED = [GONE, LATE, NASTY, EARLY, ONE, MOTIONLESS]
+# and ONE has fewer frames than segments
+RANKED = [GONE, LATE, NASTY, EARLY, MOTIONLESS, ONE]
 DIFFERENCES = [74 / 240, 74 / 240, 42 / 240, 42 / 240, 0.0, 0.0]
 
 

@@ -9,14 +9,12 @@ import pytest
 from conftest import ACTION, NUM_FRAMES, decode_all, encode, kind, moving_disc
 
 from mgs_dali.motion import MotionMeter, block_side, pixel_motion
-from mgs_dali.packets import open_video
 from mgs_dali.sampling import motion_guided_frames, segment_targets
-from mgs_dali.video import decode
+from mgs_dali.video import decode_file
 
 
 def curve_of(file: Path) -> np.ndarray:
-    with open_video(file) as stream:
-        return pixel_motion(decode(stream, name=str(file)))
+    return pixel_motion(decode_file(file))
 
 
 @pytest.mark.parametrize(
@@ -72,8 +70,7 @@ def test_one_frame_has_an_empty_curve(tmp_path: Path) -> None:
 
 def test_meter_passes_frames_on(videos: dict[str, Path]) -> None:
     meter = MotionMeter()
-    with open_video(videos["vp9"]) as stream:
-        times = [frame.pts or 0 for frame in meter.watch(decode(stream, name="v"))]
+    times = [frame.pts or 0 for frame in meter.watch(decode_file(videos["vp9"]))]
     assert meter.num_frames == len(times) == NUM_FRAMES
     assert times == sorted(times)
     assert len(meter.curve) == NUM_FRAMES - 1

@@ -45,7 +45,6 @@ from mgs_dali.motion import Measure
 from mgs_dali.motion_index import MotionIndex, index_videos
 from mgs_dali.packets import open_video
 from mgs_dali.sampling import MotionGuided, Uniform
-from mgs_dali.video import decode
 
 if TYPE_CHECKING:
     from mgs_dali.loader import ClipLoader
@@ -305,8 +304,8 @@ def in_processes(work: Callable[[T], None], items: Sequence[T], *, num_workers: 
 
 def decode_only(file: Path) -> None:
     """Decode every frame and do nothing with it."""
-    with open_video(file) as stream:
-        for _ in decode(stream, name=str(file)):
+    with open_video(file) as video:
+        for _ in video.container.decode(video.stream):
             pass
 
 
@@ -318,8 +317,8 @@ def released_ssim(file: Path) -> None:
     import cv2  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
     from skimage.metrics import structural_similarity  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
 
-    with open_video(file) as stream:
-        frames = [frame.to_ndarray(format="rgb24") for frame in decode(stream, name=str(file))]
+    with open_video(file) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.container.decode(video.stream)]
     for earlier, later in pairwise(frames):
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (earlier, later)]
         structural_similarity(*grey, full=True)
