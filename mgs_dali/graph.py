@@ -2,7 +2,7 @@
 
 Each function takes and returns DataNodes and works alike on the CPU and the GPU::
 
-    video = fn.decoders.video(encoded, device="mixed")            # (F, H, W, 3) uint8
+    video = graph.decode_video(encoded, device="mixed")           # (F, H, W, 3) uint8
     frames = graph.guided_frames(graph.motion_curve(video), targets)
     clip = graph.take_frames(video, frames)                       # (T, H, W, 3)
 
@@ -12,7 +12,7 @@ Only native operators: no Python runs while the pipeline does.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,10 @@ from .rand_augment import MAX_STRENGTH, OPERATIONS, RandAugment
 from .sampling import MotionGuided
 
 __all__ = [
+    "GPU_DECODER_BIAS",
     "MAX_FRAMES",
     "augment",
+    "correct_colours",
     "decode_frames",
     "decode_picture",
     "decode_video",
@@ -45,6 +47,7 @@ __all__ = [
     "rand_augment",
     "spread_frames",
     "take_frames",
+    "turn_upright",
 ]
 
 MAX_FRAMES = 65_536
@@ -58,41 +61,49 @@ _UNIT = float(2**40)  # the largest weight in fixed point: twice the sum of MAX_
 _BLOCK = 64
 
 
-def decode_video(encoded: DataNode, *, device: str = "mixed", num_frames: DataNode | None = None) -> DataNode:
-    """Decode whole videos.
+GPU_DECODER_BIAS = (0.80, -0.60, 1.01)
+"""By how many grey levels red, green and blue of DALI's GPU decoder are too bright: it takes 127.5 for the middle of
+chroma, where it is 128 (DALI 2.4.0, color_space.cu; half a level of both chroma values in BT.601)."""
+
+
+def decode_video(encoded: DataNode, *, device: str = "mixed") -> DataNode:
+    """Decode whole videos. DALI takes every picture of a file for a frame, also hidden ones and those that an edit list
+    leaves out; :func:`mgs_dali.cut.cut` makes copies that hold frames alone.
 
     Args:
         encoded: (bytes,) uint8 on the CPU, a whole file a sample.
-        device: "mixed" decodes on the GPU, "cpu" takes VP8, VP9 and MJPEG.
-        num_frames: () int32 on the CPU: how many frames each video shows, as :func:`mgs_dali.packets.scan` finds. DALI
-            takes its packets for frames: where some show nothing (hidden frames of VP8, packets that an edit list
-            leaves out) it adds black frames at the end.
+        device: "mixed" decodes on the GPU: H.264, HEVC, MPEG-4, VP8, VP9 and AV1 as far as its NVDEC takes them, and no
+            MJPEG, for which DALI 2.4 stops the pipeline whatever its documentation says. "cpu" takes VP8, VP9 and
+            MJPEG.
 
     Returns:
         (F, H, W, 3) uint8, layout FHWC.
     """
-    if num_frames is None:
-        return _video_decoder()(encoded, device=device)
-    return _video_decoder()(encoded, device=device, end_frame=num_frames)
+    return _decoders().video(encoded, device=device)
 
 
 def decode_frames(encoded: DataNode, frames: DataNode, *, device: str = "mixed") -> DataNode:
-    """Decode some frames of videos. DALI decodes from the first frame to the last one asked for, and converts those.
+    """Decode some frames of videos. DALI decodes from the first frame to the last one asked for.
+
+    On the CPU it converts those that are asked for to RGB; on the GPU every one that it decodes, and waits for it.
 
     Args:
         encoded: (bytes,) uint8 on the CPU, a whole file a sample.
         frames: (U,) int32 on the CPU: sorted, each once (a repeated frame would be decoded again from the start).
-        device: "mixed" decodes on the GPU, "cpu" takes VP8, VP9 and MJPEG.
+        device: "mixed" decodes on the GPU, "cpu" without one: see :func:`decode_video` for the codecs.
 
     Returns:
         (U, H, W, 3) uint8, layout FHWC. A frame beyond the end stops the pipeline; the operator's default would be a
         black picture.
     """
-    return _video_decoder()(encoded, frames=frames, device=device, pad_mode="none")
+    return _decoders().video(encoded, frames=frames, device=device, pad_mode="none")
 
 
 def decode_picture(encoded: DataNode, crop: DataNode, *, device: str = "mixed") -> DataNode:
     """Decode a part of each JPEG, as a clip of one frame. A rotation in EXIF is left alone, as videos have none.
+
+    Chroma is interpolated on the GPU as on the CPU. For parts of pictures nvImageCodec leaves that to the CPU where
+    nvJPEG is older than 13.2 (CUDA 13.3), as it is with CUDA 12.
 
     Args:
         encoded: (bytes,) uint8 on the CPU, a whole file a sample.
@@ -102,8 +113,15 @@ def decode_picture(encoded: DataNode, crop: DataNode, *, device: str = "mixed") 
     Returns:
         (1, height, width, 3) uint8 RGB, layout FHWC.
     """
-    picture = fn.decoders.image_slice(
-        encoded, crop[:2], crop[2:], axis_names="WH", device=device, output_type=types.RGB, adjust_orientation=False
+    picture = _decoders().image_slice(
+        encoded,
+        crop[:2],
+        crop[2:],
+        axis_names="WH",
+        device=device,
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,  # of nvJPEG, which repeats chroma otherwise; libjpeg-turbo interpolates anyway
     )
     return fn.expand_dims(picture, axes=0, new_axis_names="F")
 
@@ -217,6 +235,9 @@ def augment(
     size: int,
     crop: DataNode | None = None,
     flip: DataNode | int = 0,
+    turn: DataNode | None = None,
+    colours: DataNode | None = None,
+    bias: Sequence[float] = (0.0, 0.0, 0.0),
     operations: DataNode | None = None,
     randomly: RandAugment | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
@@ -230,6 +251,9 @@ def augment(
         size: side of the square result in pixels. Linear resize, with antialiasing where it shrinks.
         crop: (4,) int32 on the CPU: x, y, width, height in pixels; the whole frame by default.
         flip: () int32 on the CPU, or a number: 1 mirrors left and right.
+        turn: (3,) int32 on the CPU: turn the crop upright, see :func:`turn_upright`.
+        colours: (3, 3) float32 on the CPU: correct its colours, see :func:`correct_colours`.
+        bias: of red, green and blue: by how many grey levels the clip is too bright.
         operations, randomly: apply :func:`rand_augment` to the resized clip.
         mean, std: of each channel, on the 0 to 1 scale; ImageNet's by default.
         dtype: FLOAT or FLOAT16.
@@ -239,6 +263,10 @@ def augment(
     """
     if crop is not None:
         clip = fn.slice(clip, crop[:2], crop[2:], axis_names="WH")
+    if turn is not None:
+        clip = turn_upright(clip, turn)
+    if colours is not None:
+        clip = correct_colours(clip, colours, bias=bias)
     clip = fn.resize(clip, size=(size, size), interp_type=types.INTERP_LINEAR)
     if randomly is not None:
         assert operations is not None
@@ -246,11 +274,54 @@ def augment(
     return fn.crop_mirror_normalize(
         clip,
         mirror=flip,
-        mean=[255 * value for value in mean],
+        mean=(255 * np.array(mean) + np.array(bias)).tolist(),
         std=[255 * value for value in std],
         dtype=dtype,
         output_layout="FCHW",
     )
+
+
+def turn_upright(clip: DataNode, turn: DataNode) -> DataNode:
+    """Turn the frames of a clip as its container says. For pipelines with ``enable_conditionals=True``.
+
+    Args:
+        clip: (T, H, W, 3), layout FHWC, on the CPU or the GPU.
+        turn: (3,) int32 on the CPU: 1 to transpose, to mirror left and right, to flip top and bottom, in this order, as
+            :class:`mgs_dali.containers.Turn` has it.
+
+    Returns:
+        (T, H, W, 3) or (T, W, H, 3) on the clip's device.
+    """
+    if turn[0] != 0:
+        clip = fn.transpose(clip, perm=[0, 2, 1, 3], transpose_layout=False)
+    if turn[1] + turn[2] > 0:
+        clip = fn.flip(clip, horizontal=turn[1], vertical=turn[2])
+    return clip
+
+
+def correct_colours(clip: DataNode, colours: DataNode, *, bias: Sequence[float] = (0.0, 0.0, 0.0)) -> DataNode:
+    """Make the right colours of those that BT.601 gave. For pipelines with ``enable_conditionals=True``.
+
+    Args:
+        clip: (T, H, W, 3) uint8 RGB, on the CPU or the GPU.
+        colours: (3, 3) float32 on the CPU, from :func:`mgs_dali.colours.colour_correction`. The unit matrix does
+            nothing, and costs nothing.
+        bias: of red, green and blue in grey levels, that the clip has and keeps.
+
+    Returns:
+        (T, H, W, 3) uint8 on the clip's device.
+    """
+    unit = types.Constant(np.eye(3, dtype=np.float32), device="cpu")
+    if fn.reductions.max(math.abs(colours - unit)) > 1e-6:
+        constant = types.Constant(np.array(bias, np.float32)[:, None], device="cpu")
+        kept = fn.reshape(constant - _product(colours, np.array(bias, np.float32)), shape=[3])
+        clip = fn.coord_transform(clip, M=colours, T=kept, dtype=types.UINT8)
+    return clip
+
+
+def _product(matrix: DataNode, vector: np.ndarray) -> DataNode:
+    """(3, 1): a matrix times a vector."""
+    return fn.reductions.sum(matrix * types.Constant(vector[None, :], device="cpu"), axes=1, keep_dims=True)
 
 
 def rand_augment(clip: DataNode, operations: DataNode, randomly: RandAugment, *, size: int) -> DataNode:
@@ -299,10 +370,9 @@ def _running_sum(values: DataNode) -> DataNode:
     return fn.reshape(sums + fn.expand_dims(start, axes=1), shape=[-1])
 
 
-def _video_decoder() -> Callable[..., DataNode]:
-    # DALI 1.x has the operator under fn.experimental only, where 2.x keeps a deprecated alias.
-    decoders: Any = fn.decoders if hasattr(fn.decoders, "video") else fn.experimental.decoders
-    return decoders.video
+def _decoders() -> Any:
+    # In DALI 1.x fn.experimental has these decoders, and fn.decoders an older one of images and none of videos.
+    return fn.decoders if hasattr(fn.decoders, "video") else fn.experimental.decoders
 
 
 def _whole(node: DataNode) -> DataNode:

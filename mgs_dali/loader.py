@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["ROUTES", "ClipBatch", "ClipLoader", "Position", "batch_of_views", "default_num_workers"]
 
 ROUTES = ("gpu", "gpu-sparse", "host", "host-sparse", "rawframes")
-DECODER_THREADS = 8
-"""Threads that decode on a GPU: one more than the seven NVDEC engines of an H100 or H200. Not yet measured."""
+DECODER_THREADS = 16
+"""Threads that decode on a GPU, for the seven NVDEC engines of an H100 or H200: each decodes a picture, has it
+converted and waits for it, so that one thread an engine would leave the engines idle. A guess, not yet measured."""
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -205,8 +206,9 @@ class ClipLoader:
     decoded_on_host: Counter[str]
     """Clips that a route of the GPU left to the CPU so far, by reason; logged after each epoch."""
     detours: Counter[str]
-    """Clips for which a sparse route decoded more than the packets that their frames depend on so far, by what it
-    decoded and why; logged after each epoch."""
+    """Clips of which there is something to tell so far, by what it is; logged after each epoch: a sparse route decoded
+    more than the packets that their frames depend on, and why; the video starts inside a GOP; or its file does not
+    tell where it ends."""
 
     def __init__(
         self,
@@ -455,6 +457,7 @@ class ClipLoader:
                 plan,
                 refusal=self._refusal,
                 sparse=self.route == "gpu-sparse",
+                counts_hidden=on_gpu,
                 strict=self._asked[0] != "auto",
                 part_limit_bytes=limit_bytes,
                 num_parts=self._num_parts,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 # Graph first: where DALI is missing, it says what to install.
 # isort: off
+from collections.abc import Sequence
+
 from .graph import (
+    GPU_DECODER_BIAS,
     augment,
     decode_frames,
     decode_picture,
@@ -31,12 +34,14 @@ _FORMATS = {
     "in_graph": (types.BOOL, 0),
     "file": (types.UINT8, 1),
     "picture": (types.UINT8, 1),
-    "num_frames": (types.INT32, 0),
+    "is_all": (types.BOOL, 0),
     "targets": (types.FLOAT64, 1),
     "decoded": (types.INT32, 1),
     "places": (types.INT32, 1),
     "crop": (types.INT32, 1),
     "crops": (types.INT32, 2),
+    "turn": (types.INT32, 1),
+    "colours": (types.FLOAT, 2),
     "flips": (types.INT32, 1),
     "operations": (types.INT32, 2),
     "pixels": (types.UINT8, 4),
@@ -75,9 +80,12 @@ def _views(
     size: int,
     dtype: types.DALIDataType,
     rand_augment: RandAugment | None,
+    in_graph: bool = False,
+    bias: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> DataNode:
     """All crops of the frames, each resized once: (num_crops, num_picks, 3, size, size), or without the first axis for
-    one crop. ``crops`` is None where the clip is the crop already."""
+    one crop. ``crops`` is None where the clip is the crop already; ``in_graph`` are pictures as the graph decodes them,
+    and ``bias`` is by how many grey levels they are too bright."""
     views = []
     for place in range(num_crops):
         view = augment(
@@ -85,6 +93,9 @@ def _views(
             size=size,
             crop=None if crops is None else crops[place],
             flip=row["flips"][place],
+            turn=row["turn"] if in_graph else None,
+            colours=row["colours"] if in_graph else None,
+            bias=bias,
             operations=row["operations"] if rand_augment is not None else None,
             randomly=rand_augment,
             dtype=dtype,
@@ -156,13 +167,17 @@ def encoded_clips(
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     decoder = "mixed" if device == "gpu" else "cpu"
+    bias = GPU_DECODER_BIAS if device == "gpu" else (0.0, 0.0, 0.0)
     if row["in_graph"]:
         measured = row["measured"]
         if source.sparse:
             frames = row["frames"]
             chosen = take_frames(decode_frames(row["file"], row["decoded"], device=decoder), row["places"])
         else:
-            video = decode_video(row["file"], device=decoder, num_frames=row["num_frames"])
+            if row["is_all"]:
+                video = decode_video(row["file"], device=decoder)
+            else:
+                video = decode_frames(row["file"], row["decoded"], device=decoder)
             if isinstance(sampler, MotionGuided):
                 measured = motion_curve(video).cpu() if device == "gpu" else motion_curve(video)
                 picks = guided_frames(measured, row["targets"], mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
@@ -171,7 +186,15 @@ def encoded_clips(
                 frames = row["frames"]
             chosen = take_frames(video, fn.cast(frames, dtype=types.INT32))
         clip = _views(
-            chosen, row, crops=row["crops"], num_crops=num_crops, size=size, dtype=dtype, rand_augment=rand_augment
+            chosen,
+            row,
+            crops=row["crops"],
+            num_crops=num_crops,
+            size=size,
+            dtype=dtype,
+            rand_augment=rand_augment,
+            in_graph=True,
+            bias=bias,
         )
     else:
         frames, measured = row["frames"], row["measured"]

@@ -7,6 +7,7 @@ every loader that asks for the same batch gets the same samples, frames, crops a
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,16 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from av.video.frame import VideoFrame
 
 from .annotations import Clips
+from .colours import ColourMatrix, colour_correction
+from .containers import UPRIGHT
 from .crops import Box, multi_scale_crop, random_resized_crop
+from .cut import Cut, cut_scanned
+from .headers import CLEAN
 from .motion import NO_PACKETS, MotionMeter, packet_motion, pixel_motion
-from .packets import Level, Scan, check_complete, cut, open_video, scan
+from .packets import Level, Scan, open_scanned, scan
 from .rand_augment import RandAugment, draw_operations
 from .rawframes import FrameFolder, Picture, decode_pictures
 from .sampling import Dense, MotionGuided, Uniform, motion_guided_frames, sampling_targets, timed_frames
-from .video import decode, decode_chosen, rgb_chosen, rgb_clip
+from .video import decode_chosen, decode_then_choose, rgb_chosen
 from .views import ONE_VIEW, Views
 from .workers import follow_if_spawned
 
@@ -44,6 +48,7 @@ __all__ = [
     "batch_samples",
     "choose_pictures",
     "epoch_order",
+    "error_text",
     "graph_bytes",
     "load_clip",
     "load_sample",
@@ -52,11 +57,6 @@ __all__ = [
     "sample_draws",
     "sample_rng",
 ]
-
-KEPT_FRAMES_MIB = 256
-"""A video whose decoded frames take no more than this is decoded once: the frames wait in memory until the picks are
-known. A longer one is decoded twice, first for its motion and then up to its last pick."""
-
 
 # --- order and draws ------------------------------------------------------------------------------------------------
 
@@ -336,8 +336,7 @@ def known_picks(
 
     def picks(found: Scan) -> np.ndarray:
         assert found.packets is not None
-        # At level "full" only decoding tells how many frames come out, which indexing has done.
-        if curve is not None and found.packets.level != "full" and found.num_frames != len(curve) + 1:
+        if curve is not None and found.num_frames != len(curve) + 1:
             raise ValueError(
                 f"{name}: the motion index holds {len(curve) + 1} frames of it, the file shows {found.num_frames}. It "
                 "has changed since: run mgs-dali index again."
@@ -376,63 +375,32 @@ def load_clip(
     """
     known = known_picks(draws.targets, sampler=sampler, curve=curve, name=name)
     if known is not None:
-        detour = ""
-        if sparse:
-            try:
-                chosen = decode_chosen(file, known, name=name)
-            except IndexError:
-                # Some packets show nothing (a dummy packet of packed B-frames in AVI, a leading frame of an open GOP):
-                # what counts is how many frames come out.
-                detour = "fewer frames come out than its packets promise"
-            else:
-                pixels = rgb_chosen(chosen.frames, chosen.picks, box=draws.box)
-                return LoadedClip(pixels, chosen.picks, NOT_MEASURED, _detour(chosen.level, chosen.reason))
-        found = scan(file, name=name)
-        check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
-        try:
-            picks = known(found)
-            pixels = _take(file, picks, draws, name=name)
-        except IndexError:
-            picks = known(replace(found, num_frames=_count_frames(file, name=name)))
-            pixels = _take(file, picks, draws, name=name)
-        return LoadedClip(pixels, picks, NOT_MEASURED, _detour("full", detour))
+        chosen = decode_chosen(file, known, name=name, sparse=sparse)
+        pixels = rgb_chosen(chosen.frames, chosen.picks, box=draws.box)
+        detour = _detour(chosen.level, chosen.reason if sparse else "", chosen.scan)
+        return LoadedClip(pixels, chosen.picks, NOT_MEASURED, detour)
     assert isinstance(sampler, MotionGuided)
 
     meter = MotionMeter()
-    kept: list[VideoFrame] | None = []
-    num_kept_bytes = 0
-    with open_video(file, name=name) as stream:
-        for frame in meter.watch(decode(stream, name=name)):
-            if kept is not None:
-                num_kept_bytes += sum(plane.buffer_size for plane in frame.planes)
-                kept.append(frame)
-                if num_kept_bytes > KEPT_FRAMES_MIB * 2**20:
-                    kept = None
-    if meter.num_frames == 0:
-        raise ValueError(f"{name}: no frame could be decoded. Replace the file or take it out of the list.")
-    motion = meter.curve
-    picks = motion_guided_frames(motion, draws.targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
-    pixels = _take(file, picks, draws, name=name) if kept is None else rgb_clip(kept, picks, box=draws.box)
-    return LoadedClip(pixels, picks, motion, "")
+
+    def choose(_found: Scan) -> np.ndarray:
+        return motion_guided_frames(meter.curve, draws.targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+
+    with open_scanned(file, name=name) as scanned:
+        frames, picks = decode_then_choose(scanned, choose, watch=meter.watch)
+        detour = _detour("packets", "", scanned.scan)
+    return LoadedClip(rgb_chosen(frames, picks, box=draws.box), picks, meter.curve, detour)
 
 
-def _detour(level: Level, reason: str) -> str:
-    if not reason:
-        return ""
-    return f"{'by whole GOPs' if level == 'gops' else 'from the first frame on'}, because of: {reason}"
-
-
-def _take(file: Path, picks: np.ndarray, draws: Draws, *, name: str) -> np.ndarray:
-    with open_video(file, name=name) as stream:
-        return rgb_clip(decode(stream, name=name), picks, box=draws.box)
-
-
-def _count_frames(file: Path, *, name: str) -> int:
-    with open_video(file, name=name) as stream:
-        num_frames = sum(1 for _ in decode(stream, name=name))
-    if num_frames == 0:
-        raise ValueError(f"{name}: no frame could be decoded. Replace the file or take it out of the list.")
-    return num_frames
+def _detour(level: Level, reason: str, found: Scan) -> str:
+    parts = []
+    if reason:
+        parts.append(f"{'by whole GOPs' if level == 'gops' else 'from the first frame on'}, because of: {reason}")
+    if found.packets is not None and found.packets.num_skipped:
+        parts.append("from the first frame that can be decoded on, in recordings that begin inside a GOP")
+    if not found.is_proved_whole:
+        parts.append("from files that do not tell where they end, so that nobody can know whether they are whole")
+    return "; ".join(parts)
 
 
 # --- clips from frame folders ---------------------------------------------------------------------------------------
@@ -527,17 +495,23 @@ class EncodedRow(NamedTuple):
     in_graph: np.ndarray
     """() bool: decode ``file``; otherwise take ``pixels`` and ``frames``."""
     file: np.ndarray
-    """(bytes,) uint8: the whole video file, or a copy of the packets that the frames depend on."""
-    num_frames: np.ndarray
-    """() int32: frames of the video. DALI counts packets, also those that show nothing, and adds black frames."""
+    """(bytes,) uint8: a copy of all packets of the video, or of those that the frames depend on."""
+    is_all: np.ndarray
+    """() bool: every picture of ``file`` is a frame of the video. Hidden ones and those that an edit list leaves out
+    are none."""
     targets: np.ndarray
     """(num_picks,) float64."""
     decoded: np.ndarray
-    """(U,) int32: the frames of ``file`` to decode, sorted, each once; where they are known before."""
+    """(U,) int32: the pictures of ``file`` that are wanted, sorted, each once: the picks where they are known before,
+    else all frames."""
     places: np.ndarray
     """(num_picks,) int32: where in ``decoded`` each segment's frame is."""
     crops: np.ndarray
-    """(K, 4) int32: x, y, width, height in the frames; of ``pixels`` in whole frames only."""
+    """(K, 4) int32: x, y, width, height in the pictures as they are stored; of ``pixels`` in whole frames only."""
+    turn: np.ndarray
+    """(3,) int32: how stored pictures are turned upright, see :class:`mgs_dali.containers.Turn`."""
+    colours: np.ndarray
+    """(3, 3) float32: what makes the right colours of BT.601's, see :func:`mgs_dali.colours.colour_correction`."""
     flips: np.ndarray
     """(K,) int32: 1 for crops that are mirrored."""
     operations: np.ndarray
@@ -609,13 +583,11 @@ class HostSource:
         draws, error = plan.draws(epoch, sample), ""
         try:
             clip = load_sample(plan, sample, draws, sparse=self.sparse)
-        except ValueError as reason:
-            clip, error = _no_clip(plan.num_picks), str(reason)
-        height, width = clip.pixels.shape[1:3]
-        crops = draws.boxes(width, height) if len(draws.flips) > 1 else [(0, 0, width, height)]
+        except Exception as reason:
+            clip, error = _no_clip(plan.num_picks), error_text(reason, name=plan.name(sample))
         return HostRow(
             pixels=clip.pixels,
-            crops=np.array(crops, np.int32),
+            crops=np.array(_crops_of(clip, draws), np.int32),
             frames=clip.frames,
             flips=np.array(draws.flips, np.int32),
             operations=draws.operations,
@@ -644,6 +616,8 @@ class EncodedSource:
     """Why the graph's decoder does not take a video; empty where it does."""
     sparse: bool = False
     """The graph decodes chosen frames only: for picks that are known before decoding."""
+    counts_hidden: bool = False
+    """The graph's decoder delivers hidden pictures too, as DALI's does on a GPU."""
     strict: bool = False
     """A video that the graph cannot take is an error."""
     part_limit_bytes: int = 2**62
@@ -666,7 +640,7 @@ class EncodedSource:
     @property
     def columns(self) -> tuple[str, ...]:
         """The fields of :class:`EncodedRow` that the graph uses, in the order in which they are given."""
-        unused = _unused_operations(self.plan) | ({"num_frames"} if self.sparse else {"decoded", "places"})
+        unused = _unused_operations(self.plan) | ({"is_all"} if self.sparse else {"places"})
         if self.sparse or not isinstance(self.plan.sampler, MotionGuided):
             unused.add("targets")
         return tuple(name for name in EncodedRow._fields if name not in unused)
@@ -676,40 +650,52 @@ class EncodedSource:
         plan, name = self.plan, self.plan.name(sample)
         sampler, path = plan.sampler, plan.clips.file(sample)
         draws = plan.draws(epoch, sample)
-        file, num_frames, note, error, used = b"", 0, "", "", 0
+        piece: Cut | None = None
+        turn, note, error, used = UPRIGHT, "", "", 0
+        colours: ColourMatrix = "bt601"
         crops = [(0, 0, 1, 1)] * len(draws.flips)
         clip = _no_clip(plan.num_picks)
-        in_file = clip.frames
         try:
             curve = plan.curve(sample)
-            if self.sparse:
-                known = known_picks(draws.targets, sampler=sampler, curve=curve, name=name)
-                assert known is not None
-                piece = cut(path, known, name=name)
-                file, found, in_file = piece.file, piece.scan, piece.frames
-                clip = clip._replace(frames=piece.picks, detour=_detour(piece.level, piece.reason))
-            else:
-                file, found = _read(path, name=name)
-                if not isinstance(sampler, MotionGuided):
-                    clip = clip._replace(frames=timed_frames(sampler, found.num_frames, draws.targets))
-            num_frames = found.num_frames
-            crops = draws.boxes(found.width, found.height)
-            used = graph_bytes(found, num_frames=plan.num_picks if self.sparse else found.num_frames)
-            note = self._note(found, used=used, budget=budget, name=name)
-            if note:
-                file, used = b"", 0
+            with open_scanned(path, name=name) as scanned:
+                found = scanned.scan
+                used = graph_bytes(found, num_frames=plan.num_picks if self.sparse else found.num_frames)
+                note = self._note(found, used=used, budget=budget, name=name)
+                if not note:
+                    picks = None
+                    if self.sparse:
+                        known = known_picks(draws.targets, sampler=sampler, curve=curve, name=name)
+                        assert known is not None
+                        picks = known(found)
+                    elif not isinstance(sampler, MotionGuided):
+                        clip = clip._replace(frames=timed_frames(sampler, found.num_frames, draws.targets))
+                    piece = cut_scanned(scanned, picks)
+                    note = self._note_of_copy(piece, found, name=name)
+            if note or piece is None:
+                piece, used = None, 0
                 clip = load_clip(path, draws, sampler=sampler, name=name, curve=curve, sparse=True)
-        except ValueError as reason:
-            file, used, error = b"", 0, str(reason)
+                crops = _crops_of(clip, draws)
+            else:
+                clip = clip._replace(frames=piece.picks if self.sparse else clip.frames)
+                clip = clip._replace(detour=_detour(piece.level, piece.reason if self.sparse else "", found))
+                turn, colours = found.turn, found.colour_matrix
+                crops = [turn.box(*box, of=found.upright_size) for box in draws.boxes(*found.upright_size)]
+        except Exception as reason:
+            piece, used, error = None, 0, error_text(reason, name=name)
+        in_file = clip.frames * 0
+        if piece is not None:
+            in_file = piece.pictures if self.counts_hidden else piece.frames
         decoded, places = np.unique(in_file, return_inverse=True)
         return EncodedRow(
-            in_graph=np.array(bool(file)),
-            file=np.frombuffer(file or b"\0", np.uint8),
-            num_frames=np.array(num_frames, np.int32),
+            in_graph=np.array(piece is not None),
+            file=np.frombuffer(b"\0" if piece is None else piece.file, np.uint8),
+            is_all=np.array(piece is not None and len(decoded) == piece.num_packets),
             targets=draws.targets,
             decoded=decoded.astype(np.int32),
             places=places.astype(np.int32),
             crops=np.array(crops, np.int32),
+            turn=np.array(turn, np.int32),
+            colours=colour_correction(colours),
             flips=np.array(draws.flips, np.int32),
             operations=draws.operations,
             pixels=clip.pixels,
@@ -721,18 +707,40 @@ class EncodedSource:
         ), used
 
     def _note(self, found: Scan, *, used: int, budget: int, name: str) -> str:
+        """Why the graph does not decode a video; empty where it does.
+
+        Raises:
+            ValueError: it does not, and is to.
+        """
+        table = found.packets
+        assert table is not None
         note = self.refusal(found)
-        if not note and found.packets is not None and found.packets.level == "full":
+        if not note and table.level == "full":
             # DALI would trust the count of packets: a black frame for each that shows nothing.
-            note = f"only decoding tells which frames it shows ({found.packets.reason})"
+            note = f"only decoding tells which frames it shows ({table.reason})"
+        if not note and table.access[table.num_skipped] != CLEAN:
+            note = "it starts at an open GOP"
         if not note and used > self.part_limit_bytes:
             note = "decoded whole it is larger than the memory limit"
+        note = self._checked(note, found, name=name, advice="Use route='auto', which decodes such videos on the CPU")
+        if not note and used > budget:
+            note = "with the rest of its batch it is larger than the memory limit"
+            advice = "Use a smaller batch_size, a larger memory_limit_gib, or route='auto', which decodes it on the CPU"
+            note = self._checked(note, found, name=name, advice=advice)
+        return note
+
+    def _note_of_copy(self, piece: Cut, found: Scan, *, name: str) -> str:
+        """The same, once its packets are copied."""
+        note = piece.reason if piece.level == "full" else piece.gpu_refusal if self.counts_hidden else ""
+        return self._checked(note, found, name=name, advice="Use route='auto', which decodes such videos on the CPU")
+
+    def _checked(self, note: str, found: Scan, *, name: str, advice: str) -> str:
         if note and self.strict:
             raise ValueError(
-                f"{name}: {note} ({found.num_frames} frames of {found.width}x{found.height}). Use route='auto', which "
-                "decodes such videos on the CPU, or take the file out of the list."
+                f"{name}: {note} ({found.num_frames} frames of {found.width}x{found.height}). {advice}, or take the "
+                "file out of the list."
             )
-        return note or ("" if used <= budget else "with the rest of its batch it is larger than the memory limit")
+        return note
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -769,9 +777,10 @@ class PictureSource:
             first = chosen.pictures[int(chosen.frames[0])]
             crop = draws.box(first.width, first.height)
             crops = draws.boxes(first.width, first.height)
-        except ValueError as reason:
+        except Exception as reason:
             no_frames = np.zeros(self.plan.num_picks, np.int64)
-            chosen, error = ChosenPictures(no_frames, {}, NOT_MEASURED), str(reason)
+            chosen = ChosenPictures(no_frames, {}, NOT_MEASURED)
+            error = error_text(reason, name=self.plan.name(sample))
         rows, left = [], dict(chosen.pictures)
         for frame in chosen.frames.tolist():
             picture = left.pop(frame, None)
@@ -827,14 +836,20 @@ def num_parts_for(plan: Plan, *, limit_bytes: int, num_probed: int = 32) -> int:
     return min(plan.batch_size, max(1, math.ceil(2 * plan.batch_size * float(np.mean(sizes)) / limit_bytes)))
 
 
-def _read(path: Path, *, name: str) -> tuple[bytes, Scan]:
-    try:
-        file = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{name}: {error.strerror}. Check the list and the root folder.") from error
-    found = scan(file, name=name)
-    check_complete(name, num_packets=found.num_packets, header_num_frames=found.header_num_frames)
-    return file, found
+def error_text(error: Exception, *, name: str) -> str:
+    """What is to be said of a sample that a worker could not load; whatever it is, it names the file."""
+    if isinstance(error, ValueError):
+        return str(error) if name in str(error) else f"{name}: {error}"
+    if isinstance(error, OSError):
+        return f"{name}: {error.strerror or error}. Check the list and the root folder."
+    where = "".join(traceback.format_exception(error)[-3:]).strip()
+    return f"{name}: could not be loaded, for a reason that was not foreseen ({type(error).__name__}).\n{where}"
+
+
+def _crops_of(clip: LoadedClip, draws: Draws) -> list[Box]:
+    """The crops in the pixels of a clip that was decoded here."""
+    height, width = clip.pixels.shape[1:3]
+    return draws.boxes(width, height) if len(draws.flips) > 1 else [(0, 0, width, height)]
 
 
 def _no_clip(num_picks: int) -> LoadedClip:

@@ -292,7 +292,7 @@ def test_parts_are_the_batch_in_order_and_nearly_equal(num_samples: int, num_par
 
 def test_graph_bytes_by_hand() -> None:
     # A 300-frame video of 340x256 takes 78 MB as RGB; the graph holds ten bytes a pixel, not three.
-    found = Scan("h264", 340, 256, "yuv420p", num_frames=300, num_packets=300, header_num_frames=300)
+    found = Scan("h264", 340, 256, "yuv420p", num_frames=300, num_packets=300)
     assert graph_bytes(found, num_frames=300) == 261_120_000
     assert graph_bytes(found, num_frames=8) == 6_963_200
 

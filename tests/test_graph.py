@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import NUM_FRAMES, decode_all, encode, kind, moving_disc
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from PIL import Image
 
 from mgs_dali import graph
 from mgs_dali.motion import pixel_motion
-from mgs_dali.packets import open_video
 from mgs_dali.rand_augment import OPERATIONS, RandAugment, draw_operations
 from mgs_dali.sampling import motion_guided_frames, segment_targets, uniform_frames
-from mgs_dali.video import decode
+from mgs_dali.video import decode_file
 
 Arrays = Sequence[np.ndarray]
 
@@ -204,8 +203,7 @@ def test_motion_curve_leaves_out_rows_and_columns_beyond_whole_blocks() -> None:
 
 @pytest.mark.parametrize("name", ["vp8", "vp9", "mjpeg"])
 def test_motion_of_decoded_videos_is_that_of_the_cpu(videos: dict[str, Path], name: str) -> None:
-    with open_video(videos[name]) as stream:
-        expected = pixel_motion(decode(stream, name=name))
+    expected = pixel_motion(decode_file(videos[name]))
     if name == "mjpeg":
         expected = expected * 219 / 255  # its planes are in full range
     encoded = np.frombuffer(videos[name].read_bytes(), np.uint8)
@@ -254,6 +252,21 @@ def test_parts_of_pictures_are_those_of_whole_ones(quality: int) -> None:
     for picture, (x, y, w, h), clip in zip(pictures, crops, found, strict=True):
         # Pillow and DALI both use libjpeg-turbo
         np.testing.assert_array_equal(clip, picture[None, y : y + h, x : x + w])
+
+
+def test_the_gpu_is_told_to_interpolate_chroma_as_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    decoders = graph._decoders()
+    decoder = decoders.image_slice
+
+    def watched(*inputs: Any, **options: Any) -> Any:
+        told.update(options)
+        return decoder(*inputs, **options)  # which refuses what its operator does not know
+
+    monkeypatch.setattr(decoders, "image_slice", watched)
+    with Pipeline(batch_size=1, num_threads=1, device_id=None):
+        graph.decode_picture(fn.external_source(lambda: None), fn.external_source(lambda: None), device="mixed")
+    assert (told["device"], told["jpeg_fancy_upsampling"]) == ("mixed", True)
 
 
 def test_take_frames() -> None:

@@ -21,7 +21,7 @@ from mgs_dali.crops import Box
 from mgs_dali.loader import ClipBatch, Position, batch_of_views, default_num_workers
 from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
-from mgs_dali.source import Plan, load_sample
+from mgs_dali.source import Plan, error_text, load_sample
 from mgs_dali.views import ONE_VIEW, Views
 from mgs_dali.workers import follow_parent
 
@@ -197,8 +197,10 @@ class _ClipDataset(Dataset[_Row | str]):
         plan, draws = self.plan, self.plan.draws(epoch, sample)
         try:
             pixels, frames, *_ = load_sample(plan, sample, draws)
-        except ValueError as error:
-            return str(error)  # as data: DataLoader would wrap an exception in its own text and a traceback
+        except Exception as error:
+            return error_text(
+                error, name=plan.name(sample)
+            )  # as data: DataLoader would wrap an exception in its own text and a traceback
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (num_picks, 3, height, width)
         height, width = pixels.shape[1:3]
         crops = draws.boxes(width, height) if len(draws.flips) > 1 else [(0, 0, width, height)]
