@@ -1,4 +1,8 @@
-"""NVIDIA's shared libraries that DALI opens by name at run time and does not bring along."""
+"""NVIDIA's shared libraries that DALI opens by name when something calls them, and does not bring along.
+
+Nothing here calls them with DALI 2.4 (NPP is used by its operators debayer and remap, cuFFT by its spectrograms): they
+are not required, and loaded where they happen to be installed.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,21 @@ __all__ = ["cuda_library_files", "driver_is_here", "load_cuda_libraries"]
 # libnppc first: the other two need it. The folders are those of the CUDA 13 and CUDA 12 wheels.
 _LIBRARIES = ("libnppc", "libnppicc", "libnppig", "libcufft")
 _FOLDERS = ("cu13/lib", "npp/lib", "cufft/lib")
+_DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
 
 
 def driver_is_here() -> bool:
-    """Whether NVIDIA's kernel driver runs on this machine."""
-    return Path("/proc/driver/nvidia/version").exists()
+    """Whether NVIDIA's driver is on this machine.
+
+    Its file in /proc is missing in some containers' sandboxes, which show its device or its library all the same.
+    """
+    if any(file.exists() for file in _DRIVER_FILES):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def cuda_library_files(package_folders: Iterable[Path]) -> list[Path]:

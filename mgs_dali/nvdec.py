@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,17 @@ from av.video.format import VideoFormat
 
 from .packets import Scan
 
-__all__ = ["Limits", "PictureKind", "picture_kind", "read_limits", "refusal", "refusal_without_gpu"]
+__all__ = [
+    "Answer",
+    "Limits",
+    "PictureKind",
+    "ask_driver",
+    "limits_of",
+    "picture_kind",
+    "read_limits",
+    "refusal",
+    "refusal_without_gpu",
+]
 
 DALI_CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
 
@@ -18,10 +29,16 @@ PictureKind = tuple[str, str, int]
 """(codec, chroma subsampling, bits a sample), such as ("h264", "4:2:0", 8)."""
 
 # The numbers of cudaVideoCodec and cudaVideoChromaFormat in NVIDIA's Video Codec SDK (cuviddec.h), for the codecs that
-# DALI hands to NVDEC.
-_CODECS = {"mpeg4": 2, "h264": 4, "mjpeg": 5, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11}
+# DALI hands to NVDEC. MJPEG is none of them: NVDEC takes it, and DALI 2.4's operator stops its pipeline there, whatever
+# its documentation says.
+_CODECS = {"mpeg4": 2, "h264": 4, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11}
 _CHROMAS = {"4:0:0": 0, "4:2:0": 1, "4:2:2": 2, "4:4:4": 3}
 _BITS = (8, 10, 12)
+
+# DALI creates its decoders for pictures in NV12 and no other format (bit 0 of the driver's mask), which holds chroma of
+# half the width and height. Of other chroma the decoder cannot be created, and the pipeline ends.
+_NV12 = 1
+_NV12_CHROMAS = frozenset({"4:0:0", "4:2:0"})
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,18 @@ class Limits:
     max_height: int
     max_macroblocks: int
     """Of 16 x 16 pixels, in one picture."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the driver says of one kind of picture."""
+
+    status: int
+    """0, or the CUDA error that the question ended with."""
+    is_supported: bool
+    output_formats: int
+    """A bit for each format that decoded pictures can have; bit 0 is NV12."""
+    limits: Limits
 
 
 class _DecodeCaps(ctypes.Structure):
@@ -60,14 +89,23 @@ class _DecodeCaps(ctypes.Structure):
 
 
 def read_limits() -> dict[PictureKind, Limits]:
-    """Ask the driver what the decoder of the current CUDA device takes. A CUDA context must exist.
+    """What DALI's decoder on the current CUDA device takes. A CUDA context must exist.
 
     Returns:
         Kind of picture → limits, for the kinds that are taken.
 
     Raises:
         OSError: the driver's video library is not here.
-        RuntimeError: the driver answers with an error.
+        RuntimeError: nothing is taken.
+    """
+    return limits_of(ask_driver())
+
+
+def ask_driver() -> dict[PictureKind, Answer]:
+    """Ask the driver for each kind of picture whether its decoder takes it. A CUDA context must exist.
+
+    Raises:
+        OSError: the driver's video library is not here.
     """
     try:
         library = ctypes.CDLL("libnvcuvid.so.1")
@@ -76,25 +114,49 @@ def read_limits() -> dict[PictureKind, Limits]:
             "the driver's video library libnvcuvid.so.1 is not here. In a container, set "
             "NVIDIA_DRIVER_CAPABILITIES=compute,video,utility; on a bare machine, install the driver's decode package."
         ) from error
-    limits: dict[PictureKind, Limits] = {}
+    answers: dict[PictureKind, Answer] = {}
     for codec, codec_number in _CODECS.items():
         for chroma, chroma_number in _CHROMAS.items():
             for bits in _BITS:
                 caps = _DecodeCaps(codec=codec_number, chroma=chroma_number, bits_minus_8=bits - 8)
-                if status := library.cuvidGetDecoderCaps(ctypes.byref(caps)):
-                    raise RuntimeError(
-                        f"cuvidGetDecoderCaps for {codec} {chroma} {bits} bit failed: CUDA error {status}"
-                    )
-                if caps.is_supported:
-                    limits[codec, chroma, bits] = Limits(
-                        num_engines=caps.num_engines,
-                        min_width=caps.min_width,
-                        min_height=caps.min_height,
-                        max_width=caps.max_width,
-                        max_height=caps.max_height,
-                        max_macroblocks=caps.max_macroblocks,
-                    )
-    return limits
+                status = library.cuvidGetDecoderCaps(ctypes.byref(caps))
+                limits = Limits(
+                    num_engines=caps.num_engines,
+                    min_width=caps.min_width,
+                    min_height=caps.min_height,
+                    max_width=caps.max_width,
+                    max_height=caps.max_height,
+                    max_macroblocks=caps.max_macroblocks,
+                )
+                answers[codec, chroma, bits] = Answer(status, bool(caps.is_supported), caps.output_formats, limits)
+    return answers
+
+
+def limits_of(answers: Mapping[PictureKind, Answer]) -> dict[PictureKind, Limits]:
+    """The kinds of picture that are taken, by the driver and in the format that DALI asks for.
+
+    A question that failed means that its kind is not taken: a driver need not know every kind by name.
+
+    Raises:
+        RuntimeError: nothing is taken.
+    """
+    taken = {
+        kind: answer.limits
+        for kind, answer in answers.items()
+        if answer.status == 0
+        and answer.is_supported
+        and answer.output_formats & _NV12
+        and kind[1] in _NV12_CHROMAS  # by the mask alone a driver may offer NV12 for other chroma
+    }
+    if not taken:
+        codes = Counter(answer.status for answer in answers.values())
+        told = ", ".join(
+            f"CUDA error {code} for {count}" if code else f"no for {count}" for code, count in codes.items()
+        )
+        raise RuntimeError(
+            f"the driver's video decoder takes none of {len(answers)} kinds of picture (cuvidGetDecoderCaps: {told})"
+        )
+    return taken
 
 
 def picture_kind(codec: str, pixel_format: str) -> PictureKind:
@@ -127,6 +189,9 @@ def refusal(scan: Scan, limits: Mapping[PictureKind, Limits]) -> str:
         return f"{codec} {chroma} {bits} bit is not decoded here"
     limit = limits[kind]
     size = f"{scan.width}x{scan.height}"
+    if scan.width % 2 or scan.height % 2:
+        # DALI's conversion to RGB writes pairs of pixels and takes chroma at a height that the decoder rounds up.
+        return f"{size}: odd sizes are left to the CPU until seen right on a GPU"
     if scan.width < limit.min_width or scan.height < limit.min_height:
         return f"{size} is below the decoder's {limit.min_width}x{limit.min_height} for {scan.codec}"
     if scan.width > limit.max_width or scan.height > limit.max_height:

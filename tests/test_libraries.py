@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from configparser import ConfigParser
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from mgs_dali import libraries
-from mgs_dali.libraries import cuda_library_files, load_cuda_libraries
+from mgs_dali.libraries import cuda_library_files, driver_is_here, load_cuda_libraries
 
 CUDA_13 = ["cu13/lib/libnppc.so.13", "cu13/lib/libnppicc.so.13", "cu13/lib/libnppig.so.13", "cu13/lib/libcufft.so.12"]
 CUDA_12 = ["npp/lib/libnppc.so.12", "npp/lib/libnppicc.so.12", "npp/lib/libnppig.so.12", "cufft/lib/libcufft.so.11"]
@@ -47,6 +48,35 @@ def test_looks_in_every_part_of_the_namespace(tmp_path: Path) -> None:
 def test_leaves_out_what_is_not_there(tmp_path: Path) -> None:
     assert cuda_library_files([tmp_path, tmp_path / "missing"]) == []
     assert cuda_library_files([]) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "library", "is_here"),
+    [(["version"], False, True), (["nvidiactl"], False, True), ([], True, True), ([], False, False)],
+    ids=["kernel module", "device", "library", "nothing"],
+)
+def test_the_driver_is_found_by_any_of_its_traces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], library: bool, is_here: bool
+) -> None:
+    make_files(tmp_path, files)
+    assert all(file.is_absolute() for file in libraries._DRIVER_FILES)
+    monkeypatch.setattr(libraries, "_DRIVER_FILES", (tmp_path / "version", tmp_path / "nvidiactl"))
+
+    def load(name: str) -> None:
+        assert name == "libcuda.so.1"
+        if not library:
+            raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert driver_is_here() == is_here
+
+
+def test_the_extras_do_not_require_them() -> None:
+    setup = ConfigParser()
+    setup.read(Path(__file__).resolve().parents[1] / "setup.cfg")
+    extras = setup["options.extras_require"]
+    wanted = {name: extras[name].split() for name in ("cuda130", "cuda120")}
+    assert wanted == {"cuda130": ["nvidia-dali-cuda130>=1.53"], "cuda120": ["nvidia-dali-cuda120>=1.53"]}
 
 
 @pytest.fixture
