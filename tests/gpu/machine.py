@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import platform
@@ -205,7 +206,36 @@ def tree_memory_bytes(pid: int) -> int:
     return total
 
 
+# --- workers as on a GPU --------------------------------------------------------------------------------------------
+
+
+def spawning(pipeline: Callable[..., Any]) -> Callable[..., Any]:
+    """A pipeline definition whose workers are spawned: a process that has used CUDA must not fork, so this is how it is
+    on a GPU, where the loader forks otherwise."""
+
+    @functools.wraps(pipeline)
+    def define(*inputs: Any, **options: Any) -> Any:
+        return pipeline(*inputs, **(options | {"py_start_method": "spawn"}))
+
+    return define
+
+
+def spawn_workers() -> None:
+    """Let all loaders of this process spawn their workers."""
+    from mgs_dali import pipelines
+
+    for name in pipelines.__all__:
+        setattr(pipelines, name, spawning(getattr(pipelines, name)))
+
+
 # --- results that survive -------------------------------------------------------------------------------------------
+
+
+def write_json(file: Path, results: Any) -> None:
+    """Write all of it or nothing: whenever this process or machine ends, the file can be read."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(json.dumps(results, indent=1))
+    part.replace(file)
 
 
 class Report:
@@ -217,16 +247,23 @@ class Report:
 
     def __setitem__(self, name: str, result: Any) -> None:
         self._results[name] = result
-        part = self._file.with_suffix(".part")
-        part.write_text(json.dumps(self._results, indent=1))
-        part.replace(self._file)
+        write_json(self._file, self._results)
 
     def __getitem__(self, name: str) -> Any:
         return self._results[name]
 
+    def add(self, name: str, **results: Any) -> None:
+        """Put more into a result that is a dictionary; what is in it already is kept."""
+        self[name] = self._results.get(name, {}) | results
+
     def attempt(self, name: str, measure: Callable[[], Any]) -> None:
-        """Keep what a measurement gives, or the error that it raises."""
+        """Keep what a measurement gives, or the error that it raises beside what it has added before."""
         try:
-            self[name] = measure()
+            found = measure()
         except Exception as error:
-            self[name] = {"error": f"{type(error).__name__}: {error}"[:2000]}
+            self.add(name, error=f"{type(error).__name__}: {error}"[:2000])
+        else:
+            if isinstance(found, dict):
+                self.add(name, **found)
+            elif found is not None:  # or it was added on the way
+                self[name] = found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,19 +16,29 @@ from unittest import mock
 
 import numpy as np
 import torch
-from clip_sets import list_of, read_number
-from machine import PeakMemory, Report, Utilisation, can_load, mapped_libraries
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from clip_sets import FOLDER_TEMPLATE, list_of
+from machine import PeakMemory, Report, Utilisation, mapped_libraries, spawning
+from nvidia.dali import fn, pipeline_def, types
+from questions import (
+    DAMAGE,
+    SMOKE,
+    answers_of_driver,
+    ask,
+    comparison,
+    numbers_of,
+    pictures_by_dali,
+    reason_of,
+    stored,
+)
 
 from mgs_dali import nvdec, pipelines, read_annotations
 from mgs_dali.annotations import Clips
-from mgs_dali.graph import decode_frames, decode_video, take_frames
+from mgs_dali.graph import decode_video, take_frames
 from mgs_dali.loader import ClipBatch, ClipLoader
-from mgs_dali.packets import open_video, scan
+from mgs_dali.packets import scan
 from mgs_dali.sampling import MotionGuided, Uniform
 from mgs_dali.source import EncodedSource
-from mgs_dali.video import decode, rgb
-from models.tsm import TSM, parameter_groups
+from mgs_dali.views import Views
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,8 @@ class Setup:
         clips = self.clips(name)
         return [clips.file(row) for row in range(len(clips))]
 
-    def loader(self, name: str, **options: Any) -> ClipLoader:
+    def loader(self, clips: str | Clips, **options: Any) -> ClipLoader:
+        """A loader of a set or of a table, to be measured."""
         settings: dict[str, Any] = {
             "sampler": MotionGuided(num_segments=8),
             "batch_size": self.pick(32, 2),
@@ -66,7 +78,18 @@ class Setup:
             "num_workers": self.pick(None, 1),
             "dtype": torch.bfloat16,
         }
-        return ClipLoader(self.clips(name), **(settings | options))
+        table = self.clips(clips) if isinstance(clips, str) else clips
+        return ClipLoader(table, **(settings | options))
+
+    def answers(self, questions: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Answers as they come, of some questions at a time."""
+        with ThreadPoolExecutor(self.pick(4, 2)) as pool:
+            asked = {
+                pool.submit(ask, question, folder=self.folder, device=self.device, seconds=self.pick(25, 120)): question
+                for question in questions
+            }
+            for answer in as_completed(asked):
+                yield asked[answer], answer.result()
 
     def synchronize(self) -> None:
         if self.on_gpu:
@@ -83,20 +106,33 @@ class Setup:
 # --- what the machine and DALI do -----------------------------------------------------------------------------------
 
 
+def smoke(report: Report, setup: Setup) -> None:
+    """In a minute: what the driver takes, whether DALI decodes at all, and where it shows other frames than players do.
+
+    Each question has a process of its own; a few are asked at a time.
+    """
+    for question, answer in setup.answers(SMOKE):
+        report[question] = answer
+
+
 def facts(report: Report, setup: Setup) -> None:
     """What the driver says that it decodes, what DALI then decodes, and what choosing frames costs."""
-    report["libnvcuvid is found"] = can_load("libnvcuvid.so.1")
     if setup.on_gpu:
         torch.zeros(1, device="cuda")  # makes the context that the driver is asked in
-        report.attempt("limits", _limits_table)
+        report.attempt("driver's answers", answers_of_driver)
     refuse = _refusal(setup)
-    for name in ("numbered", "rare"):
-        for file in setup.files(name):
-            kind = file.stem.partition("-")[2]
-            setup.measure(report, f"codec {kind}", partial(_codec, file, refuse, setup), seconds=5)
+    for file in setup.files("numbered"):
+        kind = file.stem.partition("-")[2]
+        setup.measure(report, f"codec {kind}", partial(_codec, file, refuse, setup), seconds=5)
+    # What the driver takes none of may end more than a pipeline.
+    rare = {f"codec {file.stem.partition('-')[2]}": file for file in setup.files("rare")}
+    for question, answer in setup.answers(rare):
+        report[question] = {"refused by the header": refuse(scan(rare[question]))} | answer
     for file in setup.files("truncated"):
         setup.measure(report, f"cut {file.suffix[1:]}", partial(_truncated, file, setup), seconds=5)
-    setup.measure(report, "cost of choosing frames", partial(_cost_of_frames, setup), seconds=15)
+    setup.measure(report, "cost of choosing frames", partial(_cost_of_frames, report, setup), seconds=15)
+    for question, answer in setup.answers(DAMAGE):
+        report[question] = answer
 
 
 def _refusal(setup: Setup) -> Callable[[Any], str]:
@@ -106,117 +142,49 @@ def _refusal(setup: Setup) -> Callable[[Any], str]:
     return lambda found: nvdec.refusal(found, limits)
 
 
-def _limits_table() -> list[dict[str, Any]]:
-    return [
-        {"codec": codec, "chroma": chroma, "bits": bits, **vars(limits)}
-        for (codec, chroma, bits), limits in nvdec.read_limits().items()
-    ]
-
-
 def _codec(file: Path, refuse: Callable[[Any], str], setup: Setup) -> dict[str, Any]:
-    found = scan(file)
-    facts: dict[str, Any] = {"refused by the header": refuse(found), "decoded": False}
-    try:
-        video = _pictures(file, setup)
-    except RuntimeError as error:
-        return facts | {"reason": _reason(error)}
-    with open_video(file) as stream:
-        reference = np.stack([rgb(frame) for frame in decode(stream, name=file.name)])
-    numbers = [read_number(picture) for picture in video]
-    same_shape = video.shape == reference.shape
-    difference = np.abs(video.astype(np.int16) - reference) if same_shape else np.full(1, 255)
-    return facts | {
-        "decoded": True,
-        "frames": len(video),
-        "frames by PyAV": len(reference),
-        "frames out of place": sum(number != index for index, number in enumerate(numbers)),
-        "mean difference": round(float(difference.mean()), 3),
-        "largest difference": int(difference.max()),
-    }
+    return {"refused by the header": refuse(scan(file))} | comparison(file, device=setup.device)
 
 
 def _truncated(file: Path, setup: Setup) -> dict[str, Any]:
-    found = scan(file)
-    facts = {"packets": found.num_frames, "frames by the header": found.header_num_frames}
+    facts: dict[str, Any] = {}
     try:
-        video = _pictures(file, setup)
+        facts["frames"] = scan(file).num_frames
+    except ValueError as error:
+        facts["refused"] = str(error)
+    try:
+        video = pictures_by_dali(np.fromfile(file, np.uint8), device=setup.device)
     except RuntimeError as error:
-        return facts | {"decoded": False, "reason": _reason(error)}
-    return facts | {
-        "decoded": True,
-        "frames": len(video),
-        "black": int((video.reshape(len(video), -1).max(axis=1) < 20).sum()),
-        "frames out of place": sum(read_number(picture) != index for index, picture in enumerate(video)),
-    }
+        return facts | {"decoded": False, "reason": reason_of(error)}
+    # What is missing is black on the CPU, and may be anything on a GPU, which writes nothing there.
+    return facts | {"decoded": True, "frames": len(video)} | numbers_of(video)
 
 
-def _reason(error: Exception) -> str:
-    """What DALI says, less where in the graph."""
-    text = str(error)
-    return " ".join((text.partition("encountered:")[2] or text).split())[:400]
-
-
-def _cost_of_frames(setup: Setup) -> dict[str, Any]:
+def _cost_of_frames(report: Report, setup: Setup) -> None:
     """Milliseconds a clip. The clips have a keyframe at frame 0 and one in the second half: a decoder that seeks is
     quick for the latter, one that begins at frame 0 is slower the later the frame."""
-    files = [np.fromfile(file, np.uint8) for file in setup.files("kinetics")[: setup.pick(14, 2)]]
+    files = [np.fromfile(file, np.uint8) for file in setup.files("kinetics")[: setup.pick(7, 2)]]
     last, key = setup.pick((299, 250), (11, 8))
-    times = {}
+    title, times = "cost of choosing frames", dict[str, float]()
+    report.add(title, frame={"keyframe": key, "last": last})
     for name, frames in (
         ("first", [0]),
         ("before keyframe", [key - 1]),
         ("keyframe", [key]),
         ("last", [last]),
-        ("last, 4 times", [last] * 4),
+        ("last, twice", [last] * 2),
         ("all", None),
     ):
-        pipeline = _stored(files, setup, frames=frames)
-        for _ in range(3):  # the pipeline works two batches ahead
+        pipeline = stored(files, device=setup.device, frames=frames)
+        for _ in range(2):  # the pipeline works two batches ahead
             pipeline.run()
         setup.synchronize()
         start = time.perf_counter()
-        for _ in range(3):
+        for _ in range(2):
             pipeline.run()
         setup.synchronize()
-        times[name] = round((time.perf_counter() - start) / 3 / len(files) * 1000, 2)
-    return {"frame": {"keyframe": key, "last": last}, "ms per clip": times}
-
-
-@pipeline_def(exec_dynamic=True)
-def _stored_videos(files: list[np.ndarray], *, device: str, frames: list[int] | None, to_cpu: bool) -> Any:
-    """The same videos from memory again and again, decoded and nothing else."""
-    encoded = fn.external_source(lambda: files, batch=True, dtype=types.UINT8, ndim=1)
-    if frames is None:
-        video = decode_video(encoded, device=device)
-    else:
-        video = decode_frames(encoded, types.Constant(np.array(frames, np.int32), device="cpu"), device=device)
-    return video.cpu() if to_cpu and device == "mixed" else video
-
-
-def _stored(
-    files: list[np.ndarray],
-    setup: Setup,
-    *,
-    frames: list[int] | None = None,
-    num_threads: int = 8,
-    to_cpu: bool = False,
-) -> Pipeline:
-    pipeline = _stored_videos(
-        files,
-        device=setup.pick("mixed", "cpu"),
-        frames=frames,
-        to_cpu=to_cpu,
-        batch_size=len(files),
-        num_threads=num_threads,
-        device_id=setup.pick(0, None),
-    )
-    pipeline.build()
-    return pipeline
-
-
-def _pictures(file: Path, setup: Setup) -> np.ndarray:
-    (output,) = _stored([np.fromfile(file, np.uint8)], setup, to_cpu=True).run()
-    return np.array(output.at(0))
+        times[name] = round((time.perf_counter() - start) / 2 / len(files) * 1000, 2)
+        report.add(title, **{"ms per clip": times})
 
 
 # --- clips a second -------------------------------------------------------------------------------------------------
@@ -238,7 +206,7 @@ def decode_only(
     del sampler, size, dtype, num_crops, rand_augment
     row = pipelines._columns(source, prefetch_batches=prefetch_batches)
     decoder = "mixed" if device == "gpu" else "cpu"
-    video = decode_video(row["file"], device=decoder, num_frames=row["num_frames"])
+    video = decode_video(row["file"], device=decoder)
     # One pixel a frame, so that nothing but decoding takes time.
     corner = take_frames(video[:1, :1, :1], fn.cast(row["frames"] * 0, dtype=types.INT32))
     return corner, row["frames"], row["flips"], row["measured"], row["note"], row["detour"], row["error"]
@@ -261,7 +229,7 @@ class Stream:
 
     def rate(self, seconds: float, *, step: Callable[[ClipBatch], None] | None = None) -> dict[str, float]:
         """Clips a second, and the share of the time that was spent waiting for batches."""
-        self.take(3)  # what was made while nobody took it
+        self.take(2)  # what was made while nobody took it
         self._setup.synchronize()
         start, num_clips, waited = time.perf_counter(), 0, 0.0
         while (now := time.perf_counter()) - start < seconds or num_clips == 0:
@@ -277,67 +245,70 @@ class Stream:
 
 def throughput(report: Report, setup: Setup) -> None:
     """The routes against decoding alone with the same decoders, source and workers, taking turns."""
-    for name in ("kinetics", "something"):
-        setup.measure(report, f"{name}: gpu", partial(_against_decoding, name, setup), seconds=35)
+    for name, seconds in (("kinetics", 70), ("something", 35)):
+        title = f"{name}: gpu"
+        setup.measure(report, title, partial(_against_decoding, report, title, name, setup), seconds=seconds)
     by_packets = MotionGuided(8, measure="packet")
     for route, sampler in (("gpu-sparse", Uniform(8)), ("gpu-sparse", by_packets), ("host", MotionGuided(8))):
         for name in ("kinetics", "something"):
             title = f"{name}: {route}, {'packet sizes' if sampler is by_packets else type(sampler).__name__}"
-            setup.measure(report, title, partial(_one_route, name, setup, route, sampler), seconds=15)
+            setup.measure(report, title, partial(_one_route, name, setup, route, sampler), seconds=25)
 
 
-def _against_decoding(name: str, setup: Setup) -> dict[str, Any]:
+def _against_decoding(report: Report, title: str, name: str, setup: Setup) -> None:
     with ExitStack() as stack:
         whole = stack.enter_context(setup.loader(name))
         bare = stack.enter_context(setup.loader(name))
         streams = {"whole route": Stream(whole, setup), "decode only": Stream(bare, setup)}
         streams["whole route"].take(1)
-        with mock.patch.object(pipelines, "encoded_clips", decode_only):
+        with mock.patch.object(pipelines, "encoded_clips", setup.pick(decode_only, spawning(decode_only))):
             streams["decode only"].take(1)
+        report.add(
+            title,
+            **{"batch size": whole.plan.batch_size, "parts": whole._num_parts, "workers": whole.num_workers},
+        )
         rates: dict[str, list[float]] = {title: [] for title in streams}
         use = {}
         for _ in range(2):
-            for title, stream in streams.items():
+            for leg, stream in streams.items():
                 with Utilisation() as utilisation:
-                    rates[title].append(stream.rate(setup.pick(5, 0.1))["clips/s"])
-                use[title] = utilisation.summary()
-        medians = {title: statistics.median(some) for title, some in rates.items()}
-        return {
-            "clips/s": rates,
-            "ratio": round(medians["whole route"] / medians["decode only"], 3),
-            "utilisation": use,
-            "batch size": whole.plan.batch_size,
-            "parts": whole._num_parts,
-            "workers": whole.num_workers,
-            "decoded on the host": dict(whole.decoded_on_host),
-        }
+                    rates[leg].append(stream.rate(setup.pick(5, 0.1))["clips/s"])
+                use[leg] = utilisation.summary()
+                report.add(title, **{"clips/s": rates, "utilisation": use})
+            medians = {leg: statistics.median(some) for leg, some in rates.items()}
+            report.add(title, ratio=round(medians["whole route"] / medians["decode only"], 3))
+        report.add(title, **{"decoded on the host": dict(whole.decoded_on_host)})
 
 
 def _one_route(name: str, setup: Setup, route: str, sampler: Any) -> dict[str, Any]:
-    with setup.loader(name, route=route, sampler=sampler) as loader:
-        stream = Stream(loader, setup)
-        stream.take(1)
-        with Utilisation() as utilisation:
-            rate = stream.rate(setup.pick(4, 0.1))
-        return rate | {"workers": loader.num_workers, "utilisation": utilisation.summary()}
+    return _rate_of(setup.clips(name), setup, {"route": route, "sampler": sampler})
+
+
+ENGINES = ((1, 8), (1, 16), (2, 8), (1, 32), (2, 16))
+"""Pipelines and threads of each."""
 
 
 def engines(report: Report, setup: Setup) -> None:
-    """How the rate of decoding depends on a pipeline's threads, and on the number of pipelines."""
-    files = [np.fromfile(file, np.uint8) for file in setup.files("kinetics")[: setup.pick(28, 2)]]
-    for num_pipelines, num_threads in (
-        (1, 8), (1, 1), (1, 14), (2, 8), (1, 4), (1, 7), (3, 8), (1, 2), (2, 4), (1, 28)
-    ):  # fmt: skip
-        title = f"{num_pipelines} pipelines of {num_threads} threads"
-        rate = partial(_decoding_rate, files, setup, num_pipelines=num_pipelines, num_threads=num_threads)
-        setup.measure(report, title, rate, seconds=20 if num_threads < 4 else 10)
+    """How the rate of decoding depends on the number of pipelines and on their threads; for videos whose coded size is
+    that of the picture, and for those where it is not, which never find their decoder in DALI's cache."""
+    videos = {}
+    for name, size in (("kinetics", "340x256"), ("aligned", "352x256")):
+        files = [np.fromfile(file, np.uint8) for file in setup.files(name)[: setup.pick(16, 2)]]
+        videos[size] = files * setup.pick(4, 1)
+    for num_pipelines, num_threads in ENGINES:
+        for size, files in videos.items():
+            title = f"{size}: {num_pipelines} x {num_threads} threads"
+            rate = partial(_decoding_rate, files, setup, num_pipelines=num_pipelines, num_threads=num_threads)
+            setup.measure(report, title, rate, seconds=15)
 
 
 def _decoding_rate(files: list[np.ndarray], setup: Setup, *, num_pipelines: int, num_threads: int) -> dict[str, Any]:
-    built = [_stored(files, setup, num_threads=num_threads) for _ in range(num_pipelines)]
-    for _ in range(2):
-        for pipeline in built:
-            pipeline.run()
+    num_frames = setup.pick(100, 12)  # the start of each: a batch in some seconds, with two clips a thread and more
+    built = [
+        stored(files, device=setup.device, num_frames=num_frames, num_threads=num_threads) for _ in range(num_pipelines)
+    ]
+    for pipeline in built:
+        pipeline.run()
     with Utilisation() as utilisation:
         start, num_rounds = time.perf_counter(), 0
         while time.perf_counter() - start < setup.pick(4, 0.05) or num_rounds < 2:
@@ -347,10 +318,10 @@ def _decoding_rate(files: list[np.ndarray], setup: Setup, *, num_pipelines: int,
         setup.synchronize()
         seconds = time.perf_counter() - start
     num_clips = num_rounds * num_pipelines * len(files)
-    num_frames = setup.pick(300, 12)
     return {
-        "clips/s": round(num_clips / seconds, 1),
         "frames/s": round(num_clips * num_frames / seconds),
+        "clips/s": round(num_clips / seconds, 1),
+        "frames a clip": num_frames,
         "utilisation": utilisation.summary(),
     }
 
@@ -361,10 +332,12 @@ def _decoding_rate(files: list[np.ndarray], setup: Setup, *, num_pipelines: int,
 def training(report: Report, setup: Setup) -> None:
     """TSM training with the loader, and with batches that are on the device already: what the loader costs."""
     for name in ("something", "kinetics"):
-        setup.measure(report, name, partial(_training, name, setup), seconds=30)
+        setup.measure(report, name, partial(_training, report, name, setup), seconds=60)
 
 
-def _training(name: str, setup: Setup) -> dict[str, Any]:
+def _training(report: Report, name: str, setup: Setup) -> None:
+    from models.tsm import TSM, parameter_groups  # with torchvision, which no other section needs
+
     depth = setup.pick(50, 10)
     torch.backends.cudnn.benchmark = True
     model = TSM(174, 8, depth=depth).to(setup.device).to(memory_format=torch.channels_last)
@@ -385,20 +358,24 @@ def _training(name: str, setup: Setup) -> dict[str, Any]:
         kept = stream.take(setup.pick(4, 2))
         for batch in kept:
             step(batch)
-        cached, loaded = [], []
-        with Utilisation() as utilisation:
-            for _ in range(2):
-                cached.append(_cached_rate(kept, step, seconds, setup))
-                loaded.append(stream.rate(seconds, step=step))
-        rates = [leg["clips/s"] for leg in loaded]
-        return {
-            "model": f"TSM ResNet-{depth}, 8 frames, {dtype}, batches of {loader.plan.batch_size}",
-            "clips/s": rates,
-            "clips/s with a cached loader": cached,
-            "share of the ceiling": round(statistics.median(rates) / statistics.median(cached), 3),
-            "wait share": [leg["wait share"] for leg in loaded],
-            "utilisation": utilisation.summary(),
-        }
+        cached, rates, waits = list[float](), list[float](), list[float]()
+        report.add(name, model=f"TSM ResNet-{depth}, 8 frames, {dtype}, batches of {loader.plan.batch_size}")
+        for _ in range(2):
+            cached.append(_cached_rate(kept, step, seconds, setup))
+            with Utilisation() as utilisation:
+                leg = stream.rate(seconds, step=step)
+            rates.append(leg["clips/s"])
+            waits.append(leg["wait share"])
+            report.add(
+                name,
+                **{
+                    "clips/s": rates,
+                    "clips/s with a cached loader": cached,
+                    "share of the ceiling": round(statistics.median(rates) / statistics.median(cached), 3),
+                    "wait share": waits,
+                    "utilisation": utilisation.summary(),
+                },
+            )
 
 
 def _cached_rate(kept: Sequence[ClipBatch], step: Callable[[ClipBatch], None], seconds: float, setup: Setup) -> float:
@@ -440,6 +417,34 @@ def _peaks(limit_gib: float | None, setup: Setup) -> dict[str, Any]:
         }
 
 
+# --- what else a loader does ----------------------------------------------------------------------------------------
+
+
+def variants(report: Report, setup: Setup) -> None:
+    """Clips a second with RandAugment, with three crops of each video, and of frame folders, with short videos."""
+    sparse: dict[str, Any] = {"route": "gpu-sparse", "sampler": Uniform(8)}
+    three_crops = {"training": False, "views": Views(crops="three")}
+    folders = read_annotations(
+        list_of(setup.folder, "folders"), root=setup.folder, num_classes=4, template=FOLDER_TEMPLATE
+    )
+    for title, clips, options in (
+        ("gpu-sparse, for comparison", setup.clips("something"), sparse),
+        ("gpu-sparse, RandAugment", setup.clips("something"), sparse | {"rand_augment": (2, 9)}),
+        ("gpu-sparse, three crops", setup.clips("something"), sparse | three_crops),
+        ("frame folders", folders, {"route": "rawframes", "sampler": Uniform(8)}),
+    ):
+        setup.measure(report, title, partial(_rate_of, clips, setup, options), seconds=20)
+
+
+def _rate_of(clips: Clips, setup: Setup, options: dict[str, Any]) -> dict[str, Any]:
+    with setup.loader(clips, **options) as loader:
+        stream = Stream(loader, setup)
+        stream.take(1)
+        with Utilisation() as utilisation:
+            rate = stream.rate(setup.pick(4, 0.1))
+        return rate | {"workers": loader.num_workers, "utilisation": utilisation.summary()}
+
+
 def libraries(report: Report, setup: Setup) -> None:
     """Which of NVIDIA's libraries are in the process after the GPU route ran. ``run.py`` takes NPP's folder out of
     LD_LIBRARY_PATH before."""
@@ -452,10 +457,12 @@ def libraries(report: Report, setup: Setup) -> None:
 
 
 SECTIONS = {
+    "smoke": smoke,
     "facts": facts,
     "throughput": throughput,
     "training": training,
     "memory": memory,
     "libraries": libraries,
     "engines": engines,
+    "variants": variants,
 }

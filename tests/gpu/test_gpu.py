@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,32 +16,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_sets import SCALES, list_of, make_clips, read_number
+from clip_sets import COLOURS, DAMAGED, HARD, SCALES, list_of, make_clips, read_colours, read_number
 from machine import Report
 from PIL import Image
+from questions import SHOWN, SIDE, ask, auto_takes_gpu_routes, grey_levels
 
-from mgs_dali import loader as loader_module
 from mgs_dali import nvdec, read_annotations
 from mgs_dali.annotations import Clips
 from mgs_dali.loader import ClipBatch, ClipLoader
 from mgs_dali.motion import pixel_motion
-from mgs_dali.packets import Scan, open_video, scan
+from mgs_dali.packets import Scan, scan
 from mgs_dali.sampling import MotionGuided, Uniform, motion_guided_frames, segment_targets
-from mgs_dali.video import decode
+from mgs_dali.video import decode_file
 
 DEVICE = os.environ.get("GPU_TESTS_DEVICE", "cuda")
 ON_GPU = DEVICE == "cuda"
 pytestmark = pytest.mark.gpu if ON_GPU else pytest.mark.slow
 
-SIZE = 96
-SHOWN = 224 / 256
-"""Share of a side that the centre crop keeps."""
-
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = os.environ.get("GPU_TESTS_CLIPS")
-    return make_clips(Path(made) if made else tmp_path_factory.mktemp("clips"), device=DEVICE)
+    clips = Path(made) if made else tmp_path_factory.mktemp("clips")
+    make_clips(clips, device=DEVICE)
+    return clips
 
 
 @pytest.fixture(scope="session")
@@ -67,15 +65,10 @@ def refuse() -> Callable[[Scan], str]:
 
 
 @pytest.fixture
-def auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let route="auto" find the route "gpu" where there is no GPU either."""
-    choose = loader_module._choose_route
-
-    def stand_in(route: str, **options: Any) -> tuple[str, str, Callable[[Scan], str]]:
-        return ("gpu", "a stand-in", nvdec.refusal_without_gpu) if route == "auto" else choose(route, **options)
-
-    if not ON_GPU:
-        monkeypatch.setattr(loader_module, "_choose_route", stand_in)
+def auto() -> Iterator[None]:
+    """Let route="auto" find the routes of the GPU where there is none, too."""
+    with auto_takes_gpu_routes(DEVICE):
+        yield
 
 
 def open_loader(clips: Clips, **options: Any) -> ClipLoader:
@@ -83,7 +76,7 @@ def open_loader(clips: Clips, **options: Any) -> ClipLoader:
         "sampler": Uniform(num_segments=8),
         "batch_size": min(len(clips), 16),
         "training": False,
-        "size": SIZE,
+        "size": SIDE,
         "route": "gpu",
         "device": DEVICE,
         "num_workers": 2,
@@ -99,12 +92,6 @@ def load(clips: Clips, **options: Any) -> list[ClipBatch]:
 def joined(batches: list[ClipBatch], name: str) -> torch.Tensor:
     """A field of all batches, less what fills the last one."""
     return torch.cat([getattr(batch, name)[batch.valid.to(getattr(batch, name).device)] for batch in batches])
-
-
-def grey_levels(clips: torch.Tensor) -> np.ndarray:
-    """(..., 3, H, W) normalised -> (..., H, W, 3) from 0 to 255."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return ((clips.float().cpu() * std + mean) * 255).movedim(-3, -1).numpy()
 
 
 def kind_of(path: str) -> str:
@@ -140,6 +127,9 @@ def test_pictures_are_of_the_frames_named(
             for kind, some in zip(kinds, difference, strict=True)
         }
         report[f"{route}: mean difference from PyAV and its 99.9 % quantile, grey levels"] = levels
+        off = {kind: colours_off(clip) for kind, clip in zip(kinds, pictures, strict=True)}
+        report[f"{route}: colours off by"] = off
+        assert {kind: levels for kind, levels in off.items() if levels > MOST_OFF} == {}
         # Chroma is interpolated differently, and DALI takes BT.601 for all; a wrong range would be 10 levels and more.
         assert {kind: mean for kind, (mean, _) in levels.items() if mean > 4} == {}
 
@@ -150,8 +140,7 @@ def test_picks_are_those_of_numpy(table: Callable[..., Clips], report: Report) -
     batches = load(clips, sampler=MotionGuided(num_segments=8), size=32)
     found, expected = joined(batches, "frames").numpy(), []
     for row in range(len(clips)):
-        with open_video(clips.file(row)) as stream:
-            motion = pixel_motion(decode(stream, name=clips.paths[row]))
+        motion = pixel_motion(decode_file(clips.file(row)))
         expected.append(motion_guided_frames(motion, segment_targets(8)))
     apart = np.abs(found - np.stack(expected))
     kinds = np.array([path.partition("-")[2].partition("-")[2].rpartition(".")[0] for path in clips.paths])
@@ -185,6 +174,105 @@ def test_batches_stay_as_they_are(table: Callable[..., Clips]) -> None:
         torch.testing.assert_close(batch.clips, other.clips, rtol=0, atol=1e-3)
 
 
+# --- files that decoders show otherwise than players do -------------------------------------------------------------
+
+Shown = dict[str, tuple[np.ndarray, np.ndarray] | str]
+"""By file: its frames and pictures, or an error."""
+
+
+@pytest.fixture(scope="module", params=["motion", "uniform"])
+def hard(request: pytest.FixtureRequest, folder: Path, report: Report) -> Shown:
+    """The hard files on route="auto": all in one batch, or where that fails one by one."""
+    sampler = {"motion": MotionGuided(num_segments=8), "uniform": Uniform(num_segments=8)}[request.param]
+    clips = read_annotations(list_of(folder, "hard"), root=folder, num_classes=4)
+    # Both of 340x256 and 352x256 several times, one after the other.
+    sizes = [row for row, path in enumerate(clips.paths) if path.endswith("x256.mp4")]
+    clips = rows_of(clips, [*range(len(clips)), *sizes, *sizes])
+    title, found, left = f"hard files, {request.param}", Shown(), Counter[str]()
+    with auto_takes_gpu_routes(DEVICE):
+        try:
+            left += load_into(found, clips, sampler)
+        except ValueError as error:
+            report[f"{title}: all in one batch"] = str(error).replace(str(folder), "")[-600:]
+            for row, path in enumerate(clips.paths):
+                try:
+                    left += load_into(found, rows_of(clips, [row]), sampler)
+                except ValueError as reason:
+                    found[path] = str(reason)
+    report[f"{title}: left to the host"] = dict(left)
+    report[title] = {
+        kind_of(path): what
+        if isinstance(what, str)
+        else {"frames": what[0].tolist(), "shown": numbers_shown(what[1]), "colours off by": colours_off(what[1])}
+        for path, what in found.items()
+    }
+    return found
+
+
+def load_into(found: Shown, clips: Clips, sampler: Any) -> Counter[str]:
+    with open_loader(clips, route="auto", sampler=sampler) as loader:
+        batches = list(loader)
+        frames, pictures = joined(batches, "frames").numpy(), grey_levels(joined(batches, "clips"))
+        for path, *parts in zip(clips.paths, frames, pictures, strict=True):
+            before = found.get(path, ())
+            assert not isinstance(before, str)
+            found[path] = (np.concatenate([*before[:1], parts[0]]), np.concatenate([*before[1:], parts[1]]))
+        return loader.decoded_on_host
+
+
+def rows_of(clips: Clips, rows: list[int]) -> Clips:
+    """A table of some of the clips."""
+    columns = {name: getattr(clips, name)[rows] for name in ("first_frames", "num_frames", "labels", "list_lines")}
+    return replace(clips, paths=[clips.paths[row] for row in rows], **columns)
+
+
+MOST_OFF = 8
+"""Grey levels by which a strong colour may be off: encoding takes 4, BT.601 for BT.709 or another range 15 and more."""
+
+
+def colours_off(clip: np.ndarray) -> float:
+    """By how much the worst of the colours in numbered pictures is off, on average over the frames."""
+    apart = np.mean([read_colours(picture, shown=SHOWN) for picture in clip], axis=0) - COLOURS
+    return round(float(np.abs(apart).max()), 2)
+
+
+def numbers_shown(clip: np.ndarray) -> list[int]:
+    return [read_number(picture, shown=SHOWN) for picture in clip]
+
+
+@pytest.mark.parametrize("file", HARD)
+def test_a_hard_file_shows_the_frames_named(hard: Shown, file: str) -> None:
+    # Good files all: to leave one to the CPU is right, to refuse it is not.
+    what = hard[file]
+    assert not isinstance(what, str), what
+    frames, pictures = what
+    assert numbers_shown(pictures) == frames.tolist()
+
+
+@pytest.mark.parametrize("file", HARD)
+def test_a_hard_file_shows_the_colours_encoded(hard: Shown, file: str) -> None:
+    """Also those that name another matrix, and those whose coded size is another's, whose decoder may be kept."""
+    what = hard[file]
+    assert not isinstance(what, str), what
+    assert colours_off(what[1]) < MOST_OFF
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9"])
+def test_damage_inside_packets_is_an_error_or_is_not_seen(folder: Path, report: Report, codec: str) -> None:
+    # In a process of its own: a decoder may crash of it.
+    answer = ask(f"loaded {codec}", folder=folder, device=DEVICE, seconds=60 if ON_GPU else 240)
+    report[f"damaged {codec}, by the loader"] = answer
+    assert "error" not in answer, answer
+    (file,) = (name for name in DAMAGED if codec in name)
+    for sampler in ("Uniform", "MotionGuided"):
+        found = answer[sampler]
+        if "refused" in found:
+            assert file in found["refused"]
+        elif codec != "vp9":  # of which FFmpeg's decoder notices nothing, however strict: what comes out is reported
+            assert found["shown"] == found["frames"]
+            assert found["unlike the source"] == []
+
+
 # --- where and how batches come -------------------------------------------------------------------------------------
 
 
@@ -194,12 +282,12 @@ def test_batches_are_on_the_device_in_the_precision_asked_for(table: Callable[..
     expected = torch.device("cuda", torch.cuda.current_device()) if ON_GPU else torch.device("cpu")
     assert batch.clips.device == batch.labels.device == batch.valid.device == expected
     assert batch.clips.dtype == dtype
-    assert batch.clips.shape == (3, 8, 3, SIZE, SIZE)
+    assert batch.clips.shape == (3, 8, 3, SIDE, SIDE)
     assert batch.clips.is_contiguous()
     assert batch.frames.device == batch.samples.device == torch.device("cpu")
     assert torch.isfinite(batch.clips).all()
     # What happens to a batch in training works on it.
-    assert torch.nn.functional.avg_pool2d(batch.clips.flatten(0, 1), SIZE).shape == (24, 3, 1, 1)
+    assert torch.nn.functional.avg_pool2d(batch.clips.flatten(0, 1), SIDE).shape == (24, 3, 1, 1)
 
 
 def test_the_route_is_reported(table: Callable[..., Clips]) -> None:
@@ -215,9 +303,7 @@ def test_the_route_is_reported(table: Callable[..., Clips]) -> None:
 
 def without(clips: Clips, kind: str) -> Clips:
     """A table less the clips of one kind."""
-    keep = [row for row, path in enumerate(clips.paths) if kind_of(path) != kind]
-    columns = {name: getattr(clips, name)[keep] for name in ("first_frames", "num_frames", "labels", "list_lines")}
-    return replace(clips, paths=[clips.paths[row] for row in keep], **columns)
+    return rows_of(clips, [row for row, path in enumerate(clips.paths) if kind_of(path) != kind])
 
 
 @pytest.mark.usefixtures("auto")
