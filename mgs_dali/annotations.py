@@ -1,12 +1,14 @@
 """Lists of a data set on disk -> a table of clips. Nothing here opens a video, or asks whether it is there."""
 
+import codecs
 import csv
 import io
 import json
+import logging
 import os
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
+_SUFFIXES_AND_COMMA = tuple(f"{suffix}{comma}" for suffix in VIDEO_SUFFIXES for comma in ",;")
 
 OFFICIAL_FRAMES_TEMPLATE = "{:05}.jpg"
 """How Something-Something V1 and Jester, which are given out as frames, name them."""
+
+log = logging.getLogger(__name__)
+
+_LEFT_BY_SYSTEMS = frozenset(
+    {
+        "__MACOSX", "@eaDir", "#recycle", "@Recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information",
+        "Thumbs.db", "desktop.ini",
+    }
+)  # fmt: skip
+"""What archives, network storage, file systems and desktops leave among data under names that are not hidden."""
 
 _KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 _UCF101_LIST = re.compile(r"(train|test)list\d*\.txt", re.IGNORECASE)
@@ -25,6 +38,7 @@ _HMDB51_SPLIT = re.compile(r"(.+)_test_split([123])\.txt")
 _NUM_HMDB51_CLASSES = 51
 _MAX_CLASSES = 2**31
 _MAX_FRAMES = 2**31
+_COMMA_BEFORE_NUMBER = re.compile(r"[,;]\s*-?\d+\s*(?=[,;]|$)")
 _GIVE_TEMPLATE = (
     "Give template, how the frames are named by their number: 'img_{:05}.jpg' is mmaction2's default, '{:05}.jpg' is "
     "that of Something-Something V1 and Jester."
@@ -111,7 +125,8 @@ def read_annotations(
 
     ==================================  ===============================================================================
     a folder                            one sub-folder per class, videos (or frame folders) directly in it; classes are
-                                        sorted by name
+                                        sorted by name; what is hidden, a system's (``__MACOSX``), or empty is neither
+                                        a clip nor a class
     ``.json``, entries with `filename`  mmaction2 0.x: ``[{"filename": "a.mp4", "label": [3]}]``
     ``.json``, entries with `frame_dir` mmaction2 0.x frame folders, needs `template`: ``[{"frame_dir": "a",
                                         "total_frames": 163, "label": [3]}]``; an ``"offset"`` is respected
@@ -140,8 +155,11 @@ def read_annotations(
     the folder ``a``. Frame ``i`` of a clip, counted from 0, is the file ``template.format(first_frame + i + 1)``.
     Where the list does not tell how many frames there are, `num_frames` is -1.
 
-    Text is UTF-8, with or without a byte order mark; blank lines are skipped. In a single-label list the numbers are
-    the last fields, so paths may have blanks in them (but not a number behind the last one).
+    Text is UTF-8, with or without a byte order mark, or UTF-16 with one; blank lines are skipped. In a single-label
+    list the numbers are the last fields, so paths may have blanks in them (but not a number behind the last one).
+
+    What may be wrong and cannot be known to be is logged as a warning, one line each: what of a folder was left out,
+    paths that are not UTF-8 (they stay as Python has them, see `os.fsencode`), labels that look counted from 1.
 
     Args:
         file: the list, or the folder of class folders.
@@ -181,7 +199,7 @@ def read_annotations(
     if file.is_dir():
         rows = _read_class_folders(file, root, names, template)
     else:
-        text = _read_text(file)
+        text = _read_text(file, any_bytes=True)
         first_line = text.lstrip().partition("\n")[0]
         if file.suffix.lower() == ".json":
             entries = _parse_json(file, text)
@@ -205,6 +223,7 @@ def read_annotations(
                 raise ValueError(f"{file}: with_offset=True is for lists of frame folders. {_GIVE_TEMPLATE}")
             rows = _read_list(file, text, multi_label, of_folders=template is not None, with_offset=with_offset)
 
+    _check_names(file, rows)
     if multi_label and not of_mmaction:
         raise ValueError(f"{file}: this format has one class for each video. Leave multi_label out.")
     if with_offset and not takes_offset:
@@ -286,7 +305,7 @@ def write_hmdb51_lists(splits: str | Path, out: str | Path, *, split: int = 1) -
             match line.split():
                 case []:
                     pass
-                case [video, "0" | "1" | "2" as flag]:
+                case [video, "0" | "1" | "2" as flag] if not video.endswith((",", ";")):
                     lines_of[flag].append(f"{name}/{video} {label}\n")
                 case _:
                     raise ValueError(
@@ -343,9 +362,12 @@ def _read_list(file: Path, text: str, multi_label: bool, *, of_folders: bool, wi
                 else "A line has a path relative to root and a class number."
             )
             raise ValueError(
-                f"{_where(file, number)}: expected `{expected}`, found {line.strip()!r}. {meaning}{_csv_hint(file)}"
+                f"{_where(file, number)}: expected `{expected}`, found {line.strip()!r}. "
+                f"{_comma_hint(line) or meaning}{_csv_hint(file)}"
             )
         path, *words = fields
+        if path.lower().endswith(_SUFFIXES_AND_COMMA):
+            raise _comma_error(file, number, path, line)
         if not multi_label and len(parts := path.split()) > 1 and parts[-1].isdecimal():
             if of_folders:
                 advice = "" if with_offset else " For `folder offset total_frames label` give with_offset=True;"
@@ -362,10 +384,12 @@ def _read_list(file: Path, text: str, multi_label: bool, *, of_folders: bool, wi
             values = [int(word) for word in words]
         except ValueError:
             place = next(place for place, word in enumerate(words) if not _is_integer(word))
+            hint = _comma_hint(line)
             blanks = " Paths in a multi-label list cannot have blanks in them." if multi_label else ""
             raise ValueError(
                 f"{_where(file, number)}: the {[*counts, 'label'][min(place, len(counts))]} {words[place]!r} is not a "
-                f"whole number. Expected `{expected}`, classes counted from 0.{blanks}{_csv_hint(file)}"
+                f"whole number. Expected `{expected}`, classes counted from 0.{blanks}{hint and ' ' + hint}"
+                f"{_csv_hint(file)}"
             ) from None
         if of_folders:
             *offset, count = values[: len(counts)]
@@ -376,6 +400,8 @@ def _read_list(file: Path, text: str, multi_label: bool, *, of_folders: bool, wi
         labels.append(values[len(counts) :])
         lines.append(number)
     rows = _checked_rows(file, paths, labels, lines, None)
+    if all(path.endswith((",", ";")) for path in paths):  # of one frame folder it may be the name
+        raise _comma_error(file, lines[0], paths[0], text.split("\n")[lines[0] - 1])
     if of_folders:
         return rows._replace(first_frames=first_frames, num_frames=num_frames)
     if multi_label and all(len(several) > 1 and "." not in path for path, several in zip(paths, labels, strict=True)):
@@ -494,7 +520,7 @@ def _read_id_and_class(file: Path, text: str, names: list[str] | None) -> _Rows:
                 f"{_where(file, number)}: expected `id;class`, as in the official lists of Something-Something V1 and "
                 f"Jester, found {line.strip()!r}. The official test list has no classes: use train or validation."
             )
-        paths.append(folder)
+        paths.append(folder.strip())
         labels.append([_label_of(file, number, name.strip(), label_of)])
         lines.append(number)
     return _checked_rows(file, paths, labels, lines, names)
@@ -577,40 +603,95 @@ def _read_class_folders(folder: Path, root: Path, names: list[str] | None, templ
     except ValueError:
         raise ValueError(f"{folder} is not inside root ({root}). Leave root out, or give a folder above it.") from None
     prefix = "" if prefix == "." else f"{prefix}/"
-    classes = _folders_in(folder)
-    if not classes:
+    folders, files = _seen_in(folder)
+    astray = [file for file in files if template is None and _is_video(file)]
+    if not folders:
         raise ValueError(
             f"{folder} has no sub-folders. Expected one for each class, with the videos of that class in it."
+            f"{_left_out([(astray, _ASTRAY)])}"
         )
-    names = classes if names is None else names
+    clips_of: dict[str, list[str]] = {}
+    others, empty = [], []
+    for name in folders:
+        inner, files = _seen_in(folder / name)
+        if template is None:
+            clips_of[name] = [file for file in files if _is_video(file)]
+            others += [f"{name}/{file}" for file in files if not _is_video(file)]
+            astray += [f"{name}/{file}" for below in inner for file in _videos_below(folder / name, below)]
+        else:
+            has_frames = [bool(_seen_in(folder / name / below)[1]) for below in inner]
+            clips_of[name] = [below for below, has in zip(inner, has_frames, strict=True) if has]
+            others += [f"{name}/{file}" for file in files]
+            empty += [f"{name}/{below}" for below, has in zip(inner, has_frames, strict=True) if not has]
+    without = [name for name, clips in clips_of.items() if not clips]
+    what = _WITHOUT_VIDEOS if template is None else _WITHOUT_FRAMES
+    left_out = _left_out(zip((others, astray, empty, without), what, strict=True))
+    if len(without) == len(folders) and template is not None:
+        raise ValueError(
+            f"{folder} has no frame folders in its {len(folders)} sub-folders ({folders[0]}, ...). With a template, "
+            f"expected a folder of frames for each clip, directly in them. For videos leave template out.{left_out}"
+        )
+    if len(without) == len(folders):
+        raise ValueError(
+            f"{folder} has no videos in its {len(folders)} sub-folders ({folders[0]}, ...). Expected files that end in "
+            f"{', '.join(VIDEO_SUFFIXES)}, directly in them.{left_out}"
+        )
+    if left_out:
+        log.warning("%s:%s", folder, left_out)
+    names = [name for name in folders if clips_of[name]] if names is None else names
     label_of = {name: label for label, name in enumerate(names)}
     paths, labels = [], []
-    for name in classes:
-        videos = _videos_in(folder / name) if template is None else _folders_in(folder / name)
-        if videos:
+    for name, clips in clips_of.items():
+        if clips:
             label = _label_of(folder / name, None, name, label_of)
-            paths += [f"{prefix}{name}/{video}" for video in videos]
-            labels += [[label] for _ in videos]
-    if not paths and template is not None:
-        raise ValueError(
-            f"{folder} has no frame folders in its {len(classes)} sub-folders ({classes[0]}, ...). With a template, "
-            "expected a folder of frames for each clip, directly in them. For videos leave template out."
-        )
-    if not paths:
-        raise ValueError(
-            f"{folder} has no videos in its {len(classes)} sub-folders ({classes[0]}, ...). Expected files that end in "
-            f"{', '.join(VIDEO_SUFFIXES)}, directly in them."
-        )
+            paths += [f"{prefix}{name}/{clip}" for clip in clips]
+            labels += [[label] for _ in clips]
     return _Rows(paths, labels, list(range(1, len(paths) + 1)), names)
 
 
-def _folders_in(folder: Path) -> list[str]:
+_ASTRAY = "{} video{s} not directly in a class's folder"
+_WITHOUT_VIDEOS = (
+    f"{{}} file{{s}} whose name does not end in {', '.join(VIDEO_SUFFIXES)}",
+    _ASTRAY,
+    "",
+    "{} folder{s} without videos, no class",
+)
+_WITHOUT_FRAMES = (
+    "{} file{s} outside of frame folders",
+    "",
+    "{} folder{s} without files where a clip's frames would be",
+    "{} folder{s} without frame folders, no class",
+)
+
+
+def _left_out(kinds: Iterable[tuple[Sequence[str], str]]) -> str:
+    """Return a sentence that counts what is left out by kinds, with an example each; nothing where nothing is."""
+    told = [
+        f"{what.format(len(names), s='s' if len(names) > 1 else '')} ({'such as ' if len(names) > 1 else ''}{names[0]})"
+        for names, what in kinds
+        if names
+    ]
+    return f" Left out: {'; '.join(told)}." if told else ""
+
+
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_SUFFIXES)
+
+
+def _seen_in(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the folders and the files in a folder, each sorted by name, without what nobody put there as data."""
     with os.scandir(folder) as found:
-        return sorted(entry.name for entry in found if entry.is_dir() and not entry.name.startswith("."))
+        # "._a.mp4" is no video but what macOS keeps about one
+        entries = [entry for entry in found if not entry.name.startswith(".") and entry.name not in _LEFT_BY_SYSTEMS]
+    folders = sorted(entry.name for entry in entries if entry.is_dir())
+    return folders, sorted(entry.name for entry in entries if not entry.is_dir())
 
 
-def _videos_in(folder: Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.lower().endswith(VIDEO_SUFFIXES))
+def _videos_below(folder: Path, name: str) -> list[str]:
+    """Return the videos at any depth in `folder`/`name`, by their path from `folder`."""
+    folders, files = _seen_in(folder / name)
+    below = [video for inner in folders for video in _videos_below(folder / name, inner)]
+    return [f"{name}/{video}" for video in [*filter(_is_video, files), *below]]
 
 
 # --- shared by the readers -------------------------------------------------------------------------------------------
@@ -655,13 +736,30 @@ def _where(file: Path, number: int) -> str:
     return f"{file}, {'entry' if file.suffix.lower() == '.json' else 'line'} {number}"
 
 
-def _read_text(file: Path) -> str:
+def _read_text(file: Path, *, any_bytes: bool = False) -> str:
+    """Return a text without byte order marks, its line ends as one character.
+
+    With `any_bytes`, those that are no UTF-8 come as surrogates, as Python has them in the names of files: a list may
+    name such a file, and only that one is to be lost.
+    """
+    content = file.read_bytes()
+    encoding, errors = "utf-8-sig", "surrogateescape" if any_bytes else "strict"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as Windows' PowerShell writes
+        encoding, errors = "utf-16", "strict"
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = content.decode(encoding, errors)
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        found = f"byte 0x{error.object[error.start]:02x}"
-        raise ValueError(f"{file}, line {line}: not UTF-8 text ({found}). Give a list, saved as UTF-8.") from None
+        raise _no_text(file, content, error.start) from None
+    if "\0" in text:
+        raise _no_text(file, content, content.index(0))
+    # lists that were put together keep the marks of all of them
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n\ufeff", "\n")
+
+
+def _no_text(file: Path, content: bytes, place: int) -> ValueError:
+    line = content[:place].count(b"\n") + 1
+    found = f"byte 0x{content[place]:02x}"
+    return ValueError(f"{file}, line {line}: not UTF-8 text ({found}). Give a list, saved as UTF-8.")
 
 
 def _load_json(file: Path, text: str) -> Any:
@@ -751,15 +849,65 @@ def _checked_rows(
 def _checked_labels(file: Path, rows: _Rows, num_classes: int | None) -> int:
     """Return the number of classes, after a look at every label."""
     limit = _MAX_CLASSES if num_classes is None else num_classes
+    used = {label for labels in rows.labels for label in labels}
+    from_1 = len(used) > 1 and min(used) == 1 and max(used) == len(used)
     for path, labels, number in zip(rows.paths, rows.labels, rows.lines, strict=True):
         if min(labels) < 0 or max(labels) >= limit:
             wrong = next(label for label in labels if not 0 <= label < limit)
             advice = "Class numbers count from 0." if num_classes is None else "Correct the label or num_classes."
+            if from_1 and wrong == num_classes:
+                advice = f"Class numbers count from 0, those of this list are 1 to {wrong}: take 1 off each."
             raise ValueError(
                 f"{_where(file, number)}: the label {wrong} of {path!r} is out of range. "
                 f"Allowed are 0 to {limit - 1}. {advice}"
             )
-    return max(map(max, rows.labels)) + 1 if num_classes is None else num_classes
+    if from_1 and rows.class_names is None:
+        log.warning(
+            "%s: its labels are 1 to %d, and none is 0. Class numbers count from 0: if these count from 1, take 1 off "
+            "each; else class 0 has no clip here.",
+            file,
+            len(used),
+        )
+    return max(used) + 1 if num_classes is None else num_classes
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a name is one of characters, and not of bytes that Python has as surrogates (`os.fsdecode`)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def escaped(name: str) -> str:
+    """Return a name as UTF-8 can hold it: ``b\\udcff.mp4``, with a backslash, where its bytes are none (0xff here)."""
+    return name if name.isascii() else name.encode(errors="backslashreplace").decode()
+
+
+def _check_names(file: Path, rows: _Rows) -> None:
+    """Refuse names that can be none, and tell of paths that are not UTF-8: those may well be a file's name."""
+    for name in rows.class_names or ():
+        if not is_utf8(name):
+            raise ValueError(
+                f"{file}: the name of the class {name!r} is not UTF-8. Rename its folder, or save the list as UTF-8."
+            )
+    for path, number in zip(rows.paths, rows.lines, strict=True):
+        if "\0" in path:
+            raise ValueError(f"{_where(file, number)}: the path {path!r} has a NUL in it, which no file's name has.")
+    strange = [(path, number) for path, number in zip(rows.paths, rows.lines, strict=True) if not is_utf8(path)]
+    if strange:
+        path, number = strange[0]
+        log.warning(
+            "%s: %d of %d paths %s not UTF-8, such as %s (%s). If the list is in another encoding, save it as UTF-8; "
+            "if the file has such a name, rename it.",
+            file,
+            len(strange),
+            len(rows.paths),
+            "is" if len(strange) == 1 else "are",
+            repr(path),
+            _where(file, number),
+        )
 
 
 def _label_of(file: Path, number: int | None, name: str, label_of: dict[str, int]) -> int:
@@ -784,6 +932,23 @@ def _is_integer(text: str) -> bool:
 def _underscored(name: str) -> str:
     """Return a Kinetics class as its folder is named. mmaction2 sorts the classes by this."""
     return name.replace(" ", "_")
+
+
+def _comma_hint(line: str) -> str:
+    """Return what to say of a line whose fields are set apart by commas; nothing of others."""
+    found = _COMMA_BEFORE_NUMBER.search(line.strip())
+    if found is None:
+        return ""
+    return f"Fields are set apart by blanks or tabs, found {found[0][0]!r}: write {_by_blanks(line)!r}."
+
+
+def _comma_error(file: Path, number: int, path: str, line: str) -> ValueError:
+    hint = _comma_hint(line) or "Fields are set apart by blanks or tabs."
+    return ValueError(f"{_where(file, number)}: the path {path!r} ends in {path[-1]!r}. {hint}{_csv_hint(file)}")
+
+
+def _by_blanks(line: str) -> str:
+    return re.sub(r"\s*[,;]\s*(?=-?\d+\s*(?:[,;]|$))", " ", line.strip())
 
 
 def _csv_hint(file: Path) -> str:

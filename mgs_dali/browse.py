@@ -35,7 +35,7 @@ from .plot import (
 )
 from .sampling import MotionGuided
 
-__all__ = ["MAX_PAGE_VIDEOS", "most_different", "page_row", "page_selection", "write_page"]
+__all__ = ["MAX_PAGE_VIDEOS", "most_different", "note_of_short", "page_row", "page_selection", "write_page"]
 
 MAX_PAGE_VIDEOS = 10_000
 """More make a file of hundreds of megabytes, which browsers do not open well."""
@@ -49,22 +49,37 @@ _DATA_PLACE = "@DATA@"
 def most_different(index: MotionIndex, *, sampler: MotionGuided, progress: bool = True) -> list[str]:
     """The paths of an index's videos that have a curve, those first whose two kinds of picks differ most.
 
-    What differs is told by :func:`mgs_dali.plot.pick_difference`; equals are in the order of their paths.
+    What differs is told by :func:`mgs_dali.plot.pick_difference`; equals are in the order of their paths. Videos of
+    fewer frames than segments come last, in the same order: one frame is a large share of them, and would be first.
     """
-    differences = {}
+    ranks = {}
     for path in tqdm(index, desc="picks", unit=" videos", disable=not progress):
         guided, uniform = both_picks(index[path], sampler=sampler)
-        differences[path] = pick_difference(guided, uniform, num_frames=index.num_frames(path))
-    return sorted(differences, key=lambda path: (-differences[path], path))
+        num_frames = index.num_frames(path)
+        difference = pick_difference(guided, uniform, num_frames=num_frames)
+        ranks[path] = (num_frames < sampler.num_segments, -difference, path)
+    return sorted(ranks, key=ranks.__getitem__)
 
 
-def page_selection(index: MotionIndex, ranked: Sequence[str], *, num_videos: int) -> tuple[list[str], str]:
+def note_of_short(index: MotionIndex, ranked: Sequence[str], *, sampler: MotionGuided) -> str:
+    """The sentence that says how many videos of a ranking come last for being short; empty where none is."""
+    num_short = sum(index.num_frames(path) < sampler.num_segments for path in ranked)
+    if not num_short:
+        return ""
+    which = f"{num_short} {'has' if num_short == 1 else 'have'} fewer frames than the {sampler.num_segments} segments"
+    return f" {which} and come{'s' * (num_short == 1)} last."
+
+
+def page_selection(
+    index: MotionIndex, ranked: Sequence[str], *, num_videos: int, sampler: MotionGuided
+) -> tuple[list[str], str]:
     """What a page shows of an index: the first of the ranking, and the videos without a curve as far as there is room.
 
     Args:
         index: the motion index.
         ranked: all of its videos that have a curve, see :func:`most_different`.
         num_videos: how many of them to show at most.
+        sampler: the one of the ranking.
 
     Returns:
         The paths, and the sentences that say what is shown and what is not.
@@ -77,6 +92,7 @@ def page_selection(index: MotionIndex, ranked: Sequence[str], *, num_videos: int
             f"The {len(shown)} of {len(ranked)} videos whose picks differ most; the others are not on this page "
             f"(--num-videos shows more, up to {MAX_PAGE_VIDEOS})."
         )
+    note += note_of_short(index, ranked, sampler=sampler)
     if index.errors:
         which = f"{len(failed)}" if len(failed) == len(index.errors) else f"{len(failed)} of the {len(index.errors)}"
         note += f" Also {which} without a motion curve, with the reason."

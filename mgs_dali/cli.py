@@ -184,6 +184,11 @@ def _index(given: Namespace) -> int:
         print(f"{given.out} keeps what was measured so far. The same command goes on from there.", file=sys.stderr)
         raise
     print(f"{given.out}: {summary.num_measured} videos measured now, {summary.num_known} before")
+    if summary.num_unproved:
+        print(
+            f"{summary.num_unproved} of the files measured now do not tell where they end (live recordings, transport "
+            "streams): whether they were cut off cannot be known."
+        )
     return _report(summary, given.out)
 
 
@@ -271,7 +276,7 @@ def _plot_index(given: Namespace, sampler: MotionGuided) -> int:
     index = MotionIndex(given.index)
     if not given.video and given.out is not None and not len(index):
         raise ValueError(f"{given.index}: not one of its {len(index.errors)} videos has a motion curve to draw.")
-    from .browse import most_different, page_selection, write_page  # noqa: PLC0415  needs matplotlib
+    from .browse import most_different, note_of_short, page_selection, write_page  # noqa: PLC0415  needs matplotlib
     from .plot import plot_sheet  # noqa: PLC0415
 
     ranked = [] if given.video else most_different(index, sampler=sampler)
@@ -280,11 +285,13 @@ def _plot_index(given: Namespace, sampler: MotionGuided) -> int:
         paths = given.video or ranked[: given.num_videos or _NUM_SHEET_VIDEOS]
         choices = plot_sheet(index, paths, Path(given.out), root=root, sampler=sampler, template=given.template)
         failed.update({choice.name: choice.error for choice in choices if choice.error})
-        print(f"{given.out} shows {len(paths)} of the {len(index)} videos with a motion curve.")
+        note = note_of_short(index, ranked, sampler=sampler)
+        print(f"{given.out} shows {len(paths)} of the {len(index)} videos with a motion curve.{note}")
     if given.html is not None:
         paths, note = given.video, "The videos that were named."
         if not given.video:
-            paths, note = page_selection(index, ranked, num_videos=given.num_videos or _NUM_PAGE_VIDEOS)
+            num_videos = given.num_videos or _NUM_PAGE_VIDEOS
+            paths, note = page_selection(index, ranked, num_videos=num_videos, sampler=sampler)
         failed.update(
             write_page(index, paths, Path(given.html), root=root, sampler=sampler, template=given.template, note=note)
         )

@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .annotations import Clips
+from .annotations import Clips, escaped, is_utf8
 from .motion import (
     MEASURES,
     NO_PACKETS,
@@ -43,8 +43,9 @@ from .motion import (
     measure_video,
     packet_keyframes,
 )
-from .packets import open_video, read_packets
+from .packets import open_scanned, shown_packets
 from .rawframes import FrameFolder, Stamp
+from .video import decode
 
 __all__ = [
     "FORMAT_VERSION",
@@ -87,7 +88,8 @@ class Entry:
     """What an index holds of one video or frame folder.
 
     Attributes:
-        path: as in the list, relative to the root folder.
+        path: as in the list, relative to the root folder. Of one that is not UTF-8 each byte that is none is written
+            as ``\\udcff``, of byte 0xff.
         size_bytes: of the file, or of all frames of a folder; None where it was not there to be asked.
         mtime_ns: when it was last changed, nanoseconds since 1970, see :class:`mgs_dali.rawframes.Stamp` for folders;
             None likewise.
@@ -179,10 +181,10 @@ class MotionIndex(Mapping[str, np.ndarray]):
         return (path for path in self._rows if path not in self.errors)
 
     def __contains__(self, path: object) -> bool:
-        return path in self._rows and path not in self.errors
+        return isinstance(path, str) and (path := escaped(path)) in self._rows and path not in self.errors
 
     def __getitem__(self, path: str) -> np.ndarray:
-        if path in self.errors:
+        if (path := escaped(path)) in self.errors:
             raise NotIndexed(
                 f"{path}: has no motion curve in {self.folder}, it could not be measured: {self.errors[path]}"
             )
@@ -207,7 +209,7 @@ class MotionIndex(Mapping[str, np.ndarray]):
         Raises:
             ValueError: it was made for another list or another root folder, or the list has grown since.
         """
-        missing = [sample for sample, path in enumerate(clips.paths) if path not in self._rows]
+        missing = [sample for sample, path in enumerate(clips.paths) if escaped(path) not in self._rows]
         if not missing:
             return
         known = len(clips) - len(missing)
@@ -225,7 +227,7 @@ class MotionIndex(Mapping[str, np.ndarray]):
         )
 
     def _find(self, path: str) -> tuple[_Part, int]:
-        row = self._rows.get(path)
+        row = self._rows.get(escaped(path))
         if row is None:
             example = next(iter(self._rows), "none")
             raise NotIndexed(
@@ -324,7 +326,7 @@ class MotionRecorder(Mapping[str, np.ndarray]):
             known = _known(self.folder, _PIXEL)
             writer = _Writer(self.folder, _PIXEL, part_num_videos=len(self._rows) + 1, part_seconds=math.inf)
             for path, row in self._rows.items():
-                if known.get(path) != (row["size_bytes"], row["mtime_ns"], None):
+                if known.get(escaped(path)) != (row["size_bytes"], row["mtime_ns"], None):
                     writer.add(row)
             writer.flush()
         self._rows.clear()
@@ -407,7 +409,8 @@ class _Writer:
         """Take a row; writes a part when there are enough or the oldest has waited long enough."""
         if not self._rows:
             self._first_row_seconds = time.monotonic()
-        self._rows.append(row)
+        # the names of the root folder and of the video may be bytes of any kind, and errors quote them
+        self._rows.append(row | {name: escaped(row[name]) for name in ("path", "error") if row[name] is not None})
         if len(self._rows) >= self._part_num_videos or time.monotonic() - self._first_row_seconds >= self._part_seconds:
             self.flush()
 
@@ -477,12 +480,15 @@ class Summary:
         num_measured: of them, measured now, with or without success.
         num_known: of them, measured before.
         errors: why a video of the list has no curve, by its path.
+        num_unproved: of those measured now, files that do not tell where they end (live recordings, transport
+            streams): nobody can know whether they were cut off.
     """
 
     num_videos: int
     num_measured: int
     num_known: int
     errors: dict[str, str]
+    num_unproved: int = 0
 
 
 def index_videos(
@@ -535,17 +541,19 @@ def index_videos(
             unfinished.unlink()
         known = _known(out, identity)
         todo = _not_known(paths, clips, known)
-        errors = {path: text for path in set(paths) - set(todo) if (text := known[path].error) is not None}
+        errors = {path: text for path in set(paths) - set(todo) if (text := known[escaped(path)].error) is not None}
         writer = _Writer(out, identity, part_num_videos=part_num_videos, part_seconds=part_seconds)
         bar = tqdm(
             total=len(paths), initial=len(paths) - len(todo), desc=f"motion ({measure})", unit=" videos",
             smoothing=0.05, disable=not progress,
         )  # fmt: skip
         job = _Job(clips.root, measure, filters, clips.template)
+        num_unproved = 0
         with bar, closing(_measured(todo, job, num_workers=num_workers)) as rows:
             try:
                 for row in rows:
-                    if known.get(row["path"]) != (row["size_bytes"], row["mtime_ns"], row["error"]):
+                    num_unproved += not row.pop(_IS_PROVED_WHOLE, True)
+                    if known.get(escaped(row["path"])) != (row["size_bytes"], row["mtime_ns"], row["error"]):
                         writer.add(row)  # else it failed again, and as before
                     if row["error"] is not None:
                         errors[row["path"]] = row["error"]
@@ -556,7 +564,7 @@ def index_videos(
                 raise
         writer.flush()
     in_list_order = {path: errors[path] for path in paths if path in errors}
-    return Summary(len(paths), len(todo), len(paths) - len(todo), in_list_order)
+    return Summary(len(paths), len(todo), len(paths) - len(todo), in_list_order, num_unproved)
 
 
 class _Known(NamedTuple):
@@ -598,7 +606,7 @@ def _not_known(paths: Sequence[str], clips: Clips, known: Mapping[str, _Known]) 
     """The paths that are to be measured: those without a row, and those whose file is another one now."""
 
     def is_known(path: str) -> bool:
-        row = known.get(path)
+        row = known.get(escaped(path))
         if row is None or row.size_bytes is None:
             return False
         try:
@@ -623,6 +631,8 @@ class _Job:
     def row(self, path: str) -> dict[str, Any]:
         """Measure one video or frame folder. Whatever is wrong with it is in the row."""
         file, empty = self.root / path, _empty_row(path)
+        if not is_utf8(path):
+            return empty | {"error": _not_utf8(path)}
         try:
             before = _stamp(file, self.template)
         except OSError as error:
@@ -662,7 +672,19 @@ class _Job:
             "height": found.height,
             "keyframes": found.keyframes.astype(np.int32),
             "motion": found.motion,
+            _IS_PROVED_WHOLE: found.is_proved_whole,
         }  # fmt: skip
+
+
+_IS_PROVED_WHOLE = "is proved whole"
+"""Beside the columns, for the summary."""
+
+
+def _not_utf8(path: str) -> str:
+    return (
+        f"{escaped(path)}: its name is not UTF-8, which the index and all that shows it are written in. Rename the "
+        "file, also in the list; if only the list is in another encoding, save it as UTF-8."
+    )
 
 
 def _empty_row(path: str) -> dict[str, Any]:
@@ -882,7 +904,7 @@ def _read_json(file: Path) -> dict[str, list[float]]:
     if not file.is_file():
         raise ValueError(f"{file}: there is no such file.")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text ({error.reason}), so no JSON of the released code.") from None
     decoder, place = json.JSONDecoder(), 0
@@ -943,6 +965,8 @@ def _paths_by_name(paths: Sequence[str], source: Path) -> dict[str, str]:
 
 def _imported_row(clips: Clips, path: str, curve: list[float], *, cumulated: bool, source: Path) -> dict[str, Any]:
     file, row = clips.root / path, _empty_row(path)
+    if not is_utf8(path):
+        return row | {"error": _not_utf8(path)}
     values = np.array(curve, np.float64)
     if cumulated:
         values = np.diff(values, prepend=0.0)
@@ -972,7 +996,7 @@ def _imported_row(clips: Clips, path: str, curve: list[float], *, cumulated: boo
 
 
 def _facts(file: Path, template: str | None) -> dict[str, Any]:
-    """All columns but the path and the curve that can be told without decoding."""
+    """All columns but the path and the curve. Only a video whose headers do not tell its frames is decoded for them."""
     stamp = _stamp(file, template)._asdict()
     if template is not None:
         folder = FrameFolder(file, template)
@@ -985,15 +1009,18 @@ def _facts(file: Path, template: str | None) -> dict[str, Any]:
             "height": picture.height,
             "keyframes": np.arange(num_frames, dtype=np.int32),
         }  # fmt: skip
-    with open_video(file) as stream:
-        found, _ = read_packets(stream, name=str(file))
-        rate = stream.average_rate
-    assert found.packets is not None
+    with open_scanned(file) as scanned:
+        found, table, rate = scanned.scan, scanned.table, scanned.video.stream.average_rate
+        num_frames = found.num_frames
+        if table.level == "full":
+            rows = [frame.pts for frame in decode(scanned)]
+            num_frames, table = len(rows), shown_packets(table, rows)
+    width, height = found.upright_size
     return stamp | {
-        "num_frames": found.num_frames,
+        "num_frames": num_frames,
         "frames_per_second": float(rate) if rate else None,
         "codec": found.codec,
-        "width": found.width,
-        "height": found.height,
-        "keyframes": packet_keyframes(found.packets).astype(np.int32),
+        "width": width,
+        "height": height,
+        "keyframes": packet_keyframes(table).astype(np.int32),
     }

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from .annotations import escaped
 from .motion import MotionMeter
 from .motion_index import MotionIndex
-from .packets import Scan, open_video
+from .packets import Scan
 from .rawframes import FrameFolder
 from .sampling import MotionGuided, motion_cdf, motion_guided_frames, segment_targets, uniform_frames
-from .video import decode, decode_chosen, rgb
+from .video import decode_chosen, decode_file, rgb
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -61,6 +62,8 @@ MAX_SHEET_VIDEOS = 100
 # Two colours of Okabe and Ito's palette, which people with any kind of colour blindness tell apart.
 _GUIDED, _UNIFORM = "#0072B2", "#D55E00"
 _BUSY, _CURVE, _QUIET, _STRATUM = "#FFF0B3", "#333333", "#B0B0B0", "#ECECEC"
+
+_REPEATED_SHARE_OF_MEAN, _MAX_REPEATS = 0.1, 2
 
 _WIDTH_PIXELS, _HEIGHT_PIXELS, _DPI = 1600, 1000, 100
 _TEXT_POINTS = 16.0  # still readable where a page shows the picture at half its width
@@ -216,15 +219,12 @@ def choose(video: Path, *, sampler: MotionGuided) -> Choice:
     if not video.is_file():
         raise ValueError(f"{video}: there is no such file (working folder: {Path.cwd()}). Give the path of a video.")
     name, meter = str(video), MotionMeter()
-    with open_video(video) as stream:
-        for _ in meter.watch(decode(stream, name=name)):
-            pass
-    if meter.num_frames == 0:
-        raise ValueError(f"{name}: no frame could be decoded. Give a file that plays.")
+    for _ in meter.watch(decode_file(video, name=name)):
+        pass
     guided, uniform = both_picks(meter.curve, sampler=sampler)
     pictures = chosen_pictures(video, np.union1d(guided, uniform), name=name)
     targets = segment_targets(sampler.num_segments)
-    return Choice(video.name, sampler, meter.curve, targets, guided, uniform, pictures)
+    return Choice(escaped(video.name), sampler, meter.curve, targets, guided, uniform, pictures)
 
 
 def pick_difference(guided: np.ndarray, uniform: np.ndarray, *, num_frames: int) -> float:
@@ -280,7 +280,7 @@ def choose_indexed(
             template=template,
         )
     except (ValueError, OSError) as problem:
-        error = str(problem)
+        error = escaped(str(problem))
     return Choice(path, sampler, motion, segment_targets(sampler.num_segments), guided, uniform, pictures, error)
 
 
@@ -308,9 +308,7 @@ def chosen_pictures(
     """
 
     def checked(found: Scan) -> np.ndarray:
-        # At level "full" only decoding tells how many frames come out.
-        counted = found.packets is not None and found.packets.level != "full"
-        if measured_num_frames is not None and counted and found.num_frames != measured_num_frames:
+        if measured_num_frames is not None and found.num_frames != measured_num_frames:
             raise ValueError(
                 f"{name}: the motion index holds {measured_num_frames} frames of it, the file shows "
                 f"{found.num_frames}. It has changed since: run mgs-dali index again."
@@ -325,16 +323,7 @@ def chosen_pictures(
         return {frame: _fitted(rgb(picture), box_pixels) for frame, picture in decoded}
     if file.is_dir():
         raise ValueError(f"{name}: a folder. If it holds frames, say how they are named: --template 'img_{{:05}}.jpg'.")
-    try:
-        frames = decode_chosen(file, checked, name=name).frames
-    except IndexError:  # another number of frames comes out than its packets tell
-        with open_video(file, name=name) as stream:
-            frames = {frame: picture for frame, picture in enumerate(decode(stream, name=name)) if frame in wanted}
-        if missing := wanted - set(frames):
-            raise ValueError(
-                f"{name}: ends before frame {min(missing)}, which its motion curve has. It has changed since it was "
-                "measured: run mgs-dali index again."
-            ) from None
+    frames = decode_chosen(file, checked, name=name).frames
     return {frame: _fitted(rgb(frames[frame]), box_pixels) for frame in sorted(wanted)}
 
 
@@ -370,6 +359,9 @@ def why_no_curve(index: MotionIndex, path: str) -> str:
 def busy_frames(motion: np.ndarray) -> np.ndarray:
     """Which frames are in the middle of motion: more than the video's mean both before and after them.
 
+    Frames that show one picture twice or three times, as where 30 frames a second were made 60, are judged as that
+    picture, and the motion from it to the next is shared out over its frames.
+
     Args:
         motion: (F - 1,) motion curve.
 
@@ -378,8 +370,22 @@ def busy_frames(motion: np.ndarray) -> np.ndarray:
     """
     if len(motion) == 0:
         return np.zeros(1, bool)
-    above = motion > motion.mean(dtype=np.float64)
-    return np.concatenate([above[:1], above[:-1] & above[1:], above[-1:]])
+    is_change = ~_repeats(motion)
+    changes = np.flatnonzero(is_change)
+    above = motion[changes] / np.diff(changes, prepend=-1) > motion.mean(dtype=np.float64)
+    busy = np.concatenate([above[:1], above[:-1] & above[1:], above[-1:]])
+    picture_of_frame = np.concatenate([[0], np.cumsum(is_change)])
+    return busy[picture_of_frame]
+
+
+def _repeats(motion: np.ndarray) -> np.ndarray:
+    """Where a curve is between frames of one picture: one or two values of nearly nothing in the midst of motion."""
+    is_repeat = np.zeros(len(motion), bool)
+    # not exactly nothing: frames that were encoded with loss differ
+    for first, last in runs(motion < _REPEATED_SHARE_OF_MEAN * motion.mean(dtype=np.float64)):
+        if first > 0 and last < len(motion) - 1 and last - first < _MAX_REPEATS:
+            is_repeat[first : last + 1] = True
+    return is_repeat
 
 
 def cdf_at_frames(motion: np.ndarray, *, sampler: MotionGuided) -> np.ndarray:
@@ -414,7 +420,9 @@ def draw(choice: Choice) -> Figure:
     figure.text(0.012, 0.98, about, fontsize=_TEXT_POINTS, weight="bold", va="top", parse_math=False)
     parameters = f"mu={sampler.mu:g}, floor={sampler.floor:g}, pick={sampler.pick}"
     figure.text(right, 0.98, parameters, fontsize=_TEXT_POINTS, color="#555555", va="top", ha="right")
-    note = "action: more motion than the mean" if busy.any() else "no motion: the picks are uniform"
+    note = "no motion: the picks are uniform"
+    if choice.motion.any():
+        note = "action: more motion than the mean" if busy.any() else "motion, but no frame in the middle of it"
     patch = {"facecolor": _BUSY if busy.any() else "white", "edgecolor": "none", "pad": 4}
     figure.text(0.5, 0.98, note, fontsize=_TEXT_POINTS, va="top", ha="center", bbox=patch)
 

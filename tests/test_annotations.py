@@ -1,7 +1,9 @@
 """Every list format, told apart by itself, and every mistake in one with its line and advice."""
 
 import json
+import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,95 @@ def test_the_list_may_come_from_anywhere(tmp_path: Path) -> None:
     assert clips.where(1) == f"{file}, line 4"
 
 
+EVERY_FORMAT: dict[str, tuple[str, dict[str, Any]]] = {
+    "t.txt": ("é.mp4 1\nb.mp4 0\n", {}),
+    "rawframes.txt": ("é 9 1\nb 9 0\n", {"template": "{}.jpg"}),
+    "mmaction2.json": ('[{"filename": "é.mp4", "label": 1}, {"filename": "b.mp4", "label": 0}]', {}),
+    "frames.json": (
+        '[{"frame_dir": "é", "total_frames": 9, "label": 1}, {"frame_dir": "b", "total_frames": 9, "label": 0}]',
+        {"template": "{}.jpg"},
+    ),
+    "diving48.json": ('[{"vid_name": "é", "label": 1}, {"vid_name": "b", "label": 0}]', {}),
+    "sthv2.json": ('[{"id": "é", "template": "[x] up"}, {"id": "b", "template": "down"}]', {}),
+    "kinetics.csv": ("label,youtube_id,time_start,time_end\nx up,é,0,1\ndown,b,0,1\n", {}),
+    "sthv1.csv": ("7;x up\n8; down\n", {}),
+    "trainlist01.txt": ("x/é.avi\ny/b.avi\n", {}),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", EVERY_FORMAT)
+def test_every_format_may_have_a_byte_order_mark(tmp_path: Path, name: str, encoding: str) -> None:
+    content, arguments = EVERY_FORMAT[name]
+    labels = {
+        "kinetics.csv": "down\nx up\n",
+        "sthv1.csv": "down\nx up\n",
+        "sthv2.json": '{"down": "0", "x up": "1"}',
+        "trainlist01.txt": "y\nx\n",
+    }
+    if name in labels:
+        names = write(
+            tmp_path, f"names{Path(name).suffix if name == 'sthv2.json' else '.txt'}", labels[name].encode(encoding)
+        )
+        arguments = {**arguments, "class_names": names}
+    clips = read_annotations(write(tmp_path, name, content.encode(encoding)), root=tmp_path, **arguments)
+    assert clips.labels.tolist() == [1, 0]
+    assert "\ufeff" not in "".join(clips.paths)
+    assert name == "sthv1.csv" or "é" in clips.paths[0]
+
+
+def test_lists_with_marks_that_were_put_together(tmp_path: Path) -> None:
+    part = b"\xef\xbb\xbfa.mp4 0\r\n"
+    assert read_annotations(write(tmp_path, "t.txt", 2 * part), root=tmp_path).paths == ["a.mp4", "a.mp4"]
+
+
+def test_a_path_that_is_not_utf8_is_told_and_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write(tmp_path, "t.txt", b"a.mp4 0\nb\xff.mp4 1\nc\xfe.mp4 1\n")
+    clips = read_annotations(file, root=tmp_path)
+    assert [os.fsencode(path) for path in clips.paths] == [b"a.mp4", b"b\xff.mp4", b"c\xfe.mp4"]
+    (said,) = caplog.messages
+    assert said.startswith(rf"{file}: 2 of 3 paths are not UTF-8, such as 'b\udcff.mp4' ({file}, line 2). If the list")
+    assert "rename it" in said
+    caplog.clear()
+    json_list = write(tmp_path, "t.json", b'[{"filename": "b\xff.mp4", "label": 0}]')
+    assert os.fsencode(read_annotations(json_list, root=tmp_path).paths[0]) == b"b\xff.mp4"
+    assert "1 of 1 paths is not UTF-8" in caplog.text
+
+
+def test_a_class_that_is_not_utf8(tmp_path: Path) -> None:
+    csv = write(tmp_path, "t.csv", KINETICS_HEADER.encode() + b"r\xfcn,a,0,10,train\n")
+    assert r"the name of the class 'r\udcfcn' is not UTF-8" in error_of(csv)
+    assert "not UTF-8 text (byte 0xfc)" in error_of(csv, class_names=write(tmp_path, "names.txt", b"r\xfcn\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "is_told"),
+    [
+        ("a.mp4 1\nb.mp4 2\nc.mp4 3\na.mp4 3\n", {}, True),
+        ("a.mp4 1\nb.mp4 2\n", {"num_classes": 3}, True),
+        ("a.mp4 1 2\nb.mp4 3\n", {"multi_label": True, "num_classes": 4}, True),
+        ("a 9 2\nb 9 1\n", {"template": "{}.jpg"}, True),
+        ('[{"filename": "a", "label": 1}, {"filename": "b", "label": [2]}]', {}, True),
+        ('[{"vid_name": "a", "label": 1}, {"vid_name": "b", "label": 2}]', {}, True),
+        ("a.mp4 0\nb.mp4 1\nc.mp4 2\n", {}, False),
+        ("a.mp4 1\nb.mp4 3\n", {}, False),  # an excerpt
+        ("a.mp4 2\nb.mp4 3\n", {}, False),
+        ("a.mp4 1\nb.mp4 1\n", {}, False),  # one class tells nothing
+        ("a.mp4 1\nb.mp4 2\n", {"class_names": ["none", "x", "y"]}, False),  # whoever names class 0 has counted from 0
+    ],
+)
+def test_labels_that_start_at_1_are_told(
+    tmp_path: Path, content: str, arguments: dict[str, Any], is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path, f"t.{'json' if content.startswith('[') else 'txt'}", content)
+    clips = read_annotations(file, root=tmp_path, **arguments)
+    assert len(caplog.messages) == is_told
+    if is_told:
+        last = int(clips.labels.max()) if clips.labels.ndim == 1 else 3
+        assert f"{file}: its labels are 1 to {last}, and none is 0" in caplog.messages[0]
+        assert "take 1 off each" in caplog.messages[0]
+
+
 def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
     clips = read_annotations(write(tmp_path, "t.txt", "a\x0b\u2028b.mp4 0\nc.mp4 0\n"), root=tmp_path)
     assert clips.paths == ["a\x0b\u2028b.mp4", "c.mp4"]
@@ -124,7 +215,29 @@ def test_a_large_list_without_a_single_video(tmp_path: Path) -> None:
         ),
         ("", {}, ["t.txt: the list is empty"]),
         (" \n\r\n", {}, ["t.txt: the list is empty"]),
-        (b"a.mp4 0\nb\xff.mp4 0\n", {}, ["t.txt, line 2", "not UTF-8 text (byte 0xff)"]),
+        (b"a.mp4 0\n\x00b\xff.mp4 0\n", {}, ["t.txt, line 2", "not UTF-8 text (byte 0x00)"]),
+        (b"\xff\xfea\x00\x20\x00\x30", {}, ["t.txt, line 1", "not UTF-8 text (byte 0x30)"]),
+        (b"\x1aE\xdf\xa3\x9fB\x86\x81\x01\x00\x00\x00", {}, ["t.txt, line 1", "not UTF-8 text"]),
+        ("a.mp4 0\nb.mp4, 0\n", {}, ["t.txt, line 2: the path 'b.mp4,' ends in ','", "write 'b.mp4 0'"]),
+        ("a.MP4; 0\n", {}, ["line 1: the path 'a.MP4;' ends in ';'", "by blanks or tabs, found ';': write 'a.MP4 0'"]),
+        (
+            "a.mp4, 0 3\n",
+            {"multi_label": True, "num_classes": 9},
+            ["line 1: the path 'a.mp4,' ends in ','", "by blanks"],
+        ),
+        ("a.mp4,0\n", {}, ["line 1: expected `path label`, found 'a.mp4,0'", "found ',': write 'a.mp4 0'"]),
+        (
+            "a.mp4, 0, 3\n",
+            {"multi_label": True, "num_classes": 9},
+            ["line 1: the path 'a.mp4,' ends in ','", "write 'a.mp4 0 3'"],
+        ),
+        (
+            "a.mp4 0, 3\n",
+            {"multi_label": True, "num_classes": 9},
+            ["line 1: the label '0,' is not a whole number", "found ',': write 'a.mp4 0 3'"],
+        ),
+        ("a.mp4 1\nb.mp4 2\n", {"num_classes": 2}, ["line 2: the label 2", "this list are 1 to 2: take 1 off each"]),
+        ("a.mp4 1\nb.mp4 3\n", {"num_classes": 3}, ["line 2: the label 3", "Correct the label or num_classes"]),
         ("a.mp4 0 1\n", {"multi_label": True}, ["multi_label=True needs num_classes"]),
         ("a.mp4\n", {"multi_label": True, "num_classes": 3}, ["line 1", "expected `path label label ...`"]),
         ("a b.mp4 0\n", {"multi_label": True, "num_classes": 3}, ["line 1", "'b.mp4' is not", "cannot have blanks"]),
@@ -185,6 +298,7 @@ def test_a_multi_label_json_list(tmp_path: Path) -> None:
         ([{"filename": "a.mp4", "label": True}], ["entry 1", "whole numbers", "True"]),
         ([{"filename": "a.mp4", "label": []}], ["entry 1", "whole numbers", "[]"]),
         ([{"filename": "", "label": [1]}], ["entry 1", "a path as 'filename'"]),
+        ([{"filename": "a\0.mp4", "label": [1]}], ["entry 1: the path 'a\\x00.mp4' has a NUL in it"]),
         ([{"filename": "a.mp4", "label": [1, 2]}], ["entry 1", "2 labels", "multi_label=True"]),
         ([{"filename": "a.mp4", "label": [-2]}], ["entry 1", "label -2 of 'a.mp4'"]),
     ],
@@ -201,9 +315,9 @@ TEMPLATE = "img_{:05}.jpg"
 
 
 def test_a_list_of_frame_folders(tmp_path: Path) -> None:
-    file = write(tmp_path, "train.txt", "some/folder 163 1\n\nmy clip, part two\t17\t0\r\n7 1 1\n")
+    file = write(tmp_path, "train.txt", "some/folder 163 1\n\nmy clip, part two,\t17\t0\r\n7 1 1\n")
     clips = read_annotations(file, root=tmp_path, template=TEMPLATE)
-    assert clips.paths == ["some/folder", "my clip, part two", "7"]
+    assert clips.paths == ["some/folder", "my clip, part two,", "7"]
     assert clips.first_frames.tolist() == [0, 0, 0]
     assert clips.num_frames.tolist() == [163, 17, 1]
     assert clips.labels.tolist() == [1, 0, 1]
@@ -287,6 +401,8 @@ def test_what_is_written_is_read(
         ("a ten 3\n", {}, ["line 1", "the total_frames 'ten' is not a whole number"]),
         ("a x 10 3\n", {"with_offset": True}, ["line 1", "the offset 'x' is not a whole number"]),
         ("a 10 3.0\n", {}, ["line 1", "the label '3.0' is not a whole number"]),
+        ("a, 10, 3\n", {}, ["line 1: the total_frames '10,' is not", "write 'a 10 3'"]),
+        ("a, 10 3\nb, 9 3\n", {}, ["line 1: the path 'a,' ends in ','", "set apart by blanks or tabs."]),
         ("a 0 3\n", {}, ["line 1", "'a' has a total_frames of 0; 1 or more are allowed", "with_offset=True"]),
         ("a -1 3\n", {}, ["line 1", "total_frames of -1"]),
         ("a 99999999999999999999 3\n", {}, ["line 1", "total_frames of 99999999999999999999"]),
@@ -588,6 +704,8 @@ def test_mistakes_in_hmdb51(tmp_path: Path) -> None:
     write_hmdb51(tmp_path / "splits", 1)
     assert "split must be 1, 2 or 3, found 4" in error(split=4)
     assert "found 0 files <class>_test_split3.txt, expected 51" in error(split=3)
+    write(tmp_path, "splits/class_07_test_split1.txt", "a.avi, 1\n")
+    assert "line 1: expected `video.avi flag`" in error()
     write(tmp_path, "splits/class_07_test_split1.txt", "a.avi 1\nb.avi 3\n")
     message = error()
     assert "class_07_test_split1.txt, line 2: expected `video.avi flag`" in message
@@ -692,15 +810,99 @@ def test_frame_folders_in_a_folder_per_class(tmp_path: Path) -> None:
     assert "For videos leave template out" in message
 
 
-def test_an_empty_class_folder_is_a_class_all_the_same(tmp_path: Path) -> None:
+LEFT_BY_SYSTEMS = [
+    ".DS_Store", "._run", ".git/a.mp4", "__MACOSX/run/._a.mp4", "__MACOSX/a.mp4", "@eaDir/a.mp4", "lost+found/a.mp4",
+    "run/._a.mp4", "run/.hidden.mp4", "run/@eaDir/a.mp4/x.mp4", "run/Thumbs.db", "Thumbs.db",
+]  # fmt: skip
+
+
+def test_what_systems_leave_is_no_video_and_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (*LEFT_BY_SYSTEMS, "run/a.mp4", "sit/b.mp4"):
+        write(tmp_path, name, "")
+    clips = read_annotations(tmp_path)
+    assert clips.paths == ["run/a.mp4", "sit/b.mp4"]
+    assert clips.class_names == ["run", "sit"]
+    assert caplog.messages == []
+
+
+def test_what_systems_leave_is_no_frame_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (
+        "__MACOSX/run/1.jpg",
+        "run/@eaDir/1.jpg",
+        "run/.a/1.jpg",
+        "run/a/1.jpg",
+        "run/a/._1.jpg",
+        "sit/b/1.jpg",
+    ):
+        write(tmp_path, name, "")
+    clips = read_annotations(tmp_path, template="{}.jpg")
+    assert clips.paths == ["run/a", "sit/b"]
+    assert caplog.messages == []
+
+
+def test_what_is_left_out_of_a_folder_per_class_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "jump").mkdir()
+    for name in ("run/a.mp4", "sit/b.mp4", "sit/b.txt", "run/a.ts", "talk/c.txt", "top.mp4", "README", "run/x/y/z.mp4"):
+        write(tmp_path, name, "")
+    write(tmp_path, "run/x/2.mkv", "")
+    (tmp_path / "run/d.mp4").mkdir()
+    clips = read_annotations(tmp_path)
+    assert clips.paths == ["run/a.mp4", "sit/b.mp4"]
+    assert (clips.labels.tolist(), clips.class_names) == ([0, 1], ["run", "sit"])
+    (said,) = caplog.messages
+    known = ".mp4, .webm, .avi, .mkv, .mov, .m4v, .mpg, .mpeg, .wmv, .flv, .3gp"
+    assert said == (
+        f"{tmp_path}: Left out: 3 files whose name does not end in {known} (such as run/a.ts); "
+        "3 videos not directly in a class's folder (such as top.mp4); 2 folders without videos, no class (such as "
+        "jump)."
+    )
+
+
+def test_what_is_left_out_of_frame_folders_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("run/a/1.jpg", "run/b/c/1.jpg", "run/x.mp4", "sit/y.jpg"):
+        write(tmp_path, name, "")
+    (tmp_path / "run/d").mkdir()
+    clips = read_annotations(tmp_path, template="{}.jpg")
+    assert (clips.paths, clips.class_names) == (["run/a"], ["run"])
+    assert caplog.messages == [
+        f"{tmp_path}: Left out: 2 files outside of frame folders (such as run/x.mp4); 2 folders without files where a "
+        "clip's frames would be (such as run/b); 1 folder without frame folders, no class (sit)."
+    ]
+
+
+def test_an_empty_class_folder_is_a_class_where_classes_are_given(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write(tmp_path, "b/1.mp4", "")
     clips = read_annotations(tmp_path)
+    assert (clips.labels.tolist(), clips.class_names) == ([0], ["b"])
+    clips = read_annotations(tmp_path, class_names=["a", "b"])
     assert (clips.labels.tolist(), clips.num_classes) == ([1], 2)
+
+
+def test_names_of_a_folder_that_are_not_utf8(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (b"run/a.mp4", b"run/b\xff.mp4"):
+        file = Path(os.fsdecode(os.fsencode(tmp_path / "data") + b"/" + name))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.touch()
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+    clips = read_annotations(tmp_path / "data")
+    assert [os.fsencode(path) for path in clips.paths] == [b"run/a.mp4", b"run/b\xff.mp4"]
+    assert clips.file(1).is_file()
+    assert "1 of 2 paths is not UTF-8" in caplog.messages[0]
+    os.rename(os.fsencode(tmp_path / "data/run"), os.fsencode(tmp_path / "data") + b"/r\xfcn")
+    assert r"the name of the class 'r\udcfcn' is not UTF-8. Rename its folder" in error_of(tmp_path / "data", root=None)
 
 
 def test_mistakes_with_class_folders(tmp_path: Path) -> None:
     assert "has no sub-folders. Expected one for each class" in error_of(tmp_path, root=None)
+    write(tmp_path, "train/run/1.mp4", "")
+    message = error_of(tmp_path, root=None)
+    assert "no videos in its 1 sub-folders (train, ...)" in message
+    assert "Left out: 1 video not directly in a class's folder (train/run/1.mp4)" in message
+    assert "1 video not directly in a class's folder (1.mp4)" in error_of(tmp_path / "train/run", root=None)
+    shutil.rmtree(tmp_path / "train")
     write(tmp_path, "a/notes.txt", "")
     message = error_of(tmp_path, root=None)
     assert "no videos in its 1 sub-folders (a, ...)" in message

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import clip_table
 from indexed import BROKEN, DIFFERENCES, EARLY, GONE, LATE, MOTIONLESS, NASTY, ONE, RANKED, SAMPLER, write_index
 from PIL import Image
 
 from mgs_dali import browse
-from mgs_dali.browse import most_different, page_row, page_selection, write_page
-from mgs_dali.motion_index import MotionIndex, MotionRecorder
+from mgs_dali.browse import most_different, note_of_short, page_row, page_selection, write_page
+from mgs_dali.motion_index import MotionIndex, MotionRecorder, import_json
+from mgs_dali.plot import both_picks, pick_difference
 from mgs_dali.sampling import MotionGuided
 
 
@@ -45,6 +47,33 @@ def data_of(page: Path) -> dict[str, Any]:
 
 def test_most_different_first(indexed: tuple[MotionIndex, Path]) -> None:
     assert most_different(indexed[0], sampler=SAMPLER, progress=False) == RANKED
+
+
+def write_curves(folder: Path, curves: dict[str, list[float]]) -> MotionIndex:
+    """An index of videos that are not there, by what the released code's JSON would hold of them."""
+    file = folder / "img_diff.json"
+    file.write_text(json.dumps({Path(path).stem: curve for path, curve in curves.items()}))
+    import_json(file, clip_table(folder, list(curves)), folder / "index", json_format="differences", progress=False)
+    return MotionIndex(folder / "index")
+
+
+def test_short_videos_come_last(tmp_path: Path) -> None:
+    curves = {
+        "short.mp4": [1.0, 0.0],  # frames 0, 0, 0, 0 against 0, 1, 1, 2: a third of the length
+        "still.mp4": [0.0, 0.0],
+        "even.mp4": [1.0] * 59,
+        "late.mp4": [0.0] * 40 + [1.0] * 19,  # about as far apart as picks of a long video are
+    }
+    index = write_curves(tmp_path, curves)
+    short, late = (both_picks(index[path], sampler=SAMPLER) for path in ("short.mp4", "late.mp4"))
+    assert pick_difference(*short, num_frames=3) == 4 / 12 > pick_difference(*late, num_frames=60)
+    ranked = most_different(index, sampler=SAMPLER, progress=False)
+    assert ranked == ["late.mp4", "even.mp4", "short.mp4", "still.mp4"]
+    assert note_of_short(index, ranked, sampler=SAMPLER) == " 2 have fewer frames than the 4 segments and come last."
+    # as many frames as segments are enough
+    fewer = MotionGuided(3)
+    assert most_different(index, sampler=fewer, progress=False)[0] == "short.mp4"
+    assert note_of_short(index, ranked, sampler=fewer) == ""
 
 
 def test_row_of_a_known_video(indexed: tuple[MotionIndex, Path]) -> None:
@@ -123,15 +152,16 @@ def test_long_curves_are_shortened() -> None:
 
 def test_selection_says_what_is_left_out(indexed: tuple[MotionIndex, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     index = indexed[0]
-    assert page_selection(index, RANKED, num_videos=50) == (
+    assert page_selection(index, RANKED, num_videos=50, sampler=SAMPLER) == (
         [*RANKED, BROKEN],
-        "All 6 videos with a motion curve. Also 1 without a motion curve, with the reason.",
+        "All 6 videos with a motion curve. 1 has fewer frames than the 4 segments and comes last. Also 1 without a "
+        "motion curve, with the reason.",
     )
-    paths, note = page_selection(index, RANKED, num_videos=2)
+    paths, note = page_selection(index, RANKED, num_videos=2, sampler=SAMPLER)
     assert paths == [GONE, LATE, BROKEN]
     assert note.startswith("The 2 of 6 videos whose picks differ most; the others are not on this page (--num-videos")
     monkeypatch.setattr(browse, "MAX_PAGE_VIDEOS", 6)
-    paths, note = page_selection(index, RANKED, num_videos=6)
+    paths, note = page_selection(index, RANKED, num_videos=6, sampler=SAMPLER)
     assert paths == RANKED
     assert "Also 0 of the 1 without a motion curve" in note
 
@@ -323,7 +353,7 @@ def test_sorting_in_a_browser(opened: Any, page_file: Path) -> None:
     before = page.locator("#head").bounding_box()
     page.get_by_role("button", name="Difference").click()
     # the equal ones stay in the order of their names
-    assert names(page) == [ONE, MOTIONLESS, NASTY, EARLY, GONE, LATE, BROKEN]
+    assert names(page) == [MOTIONLESS, NASTY, EARLY, GONE, LATE, ONE, BROKEN]
     page.get_by_role("button", name="Video").click()
     assert names(page) == [NASTY, BROKEN, EARLY, GONE, LATE, ONE, MOTIONLESS]
     page.get_by_role("button", name="Video").click()

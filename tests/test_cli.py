@@ -265,6 +265,19 @@ def test_plot_of_an_index(index: Path, data: Path, tmp_path: Path, capsys: pytes
     assert "3 segments, mu=0.5" in text
 
 
+def test_plot_of_an_index_says_how_many_videos_are_short(
+    index: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet, page = tmp_path / "sheet.png", tmp_path / "page.html"
+    command = ["plot", "--index", str(index), "--root", str(data), "--num-segments", "9"]
+    assert main([*command, "--out", str(sheet), "--html", str(page)]) == 0
+    sheet_said, page_said = capsys.readouterr().out.splitlines()
+    assert sheet_said.endswith("with a motion curve. 2 have fewer frames than the 9 segments and come last.")
+    assert "2 have fewer frames than the 9 segments and come last." in page_said
+    assert main([*command, "--out", str(sheet), "1.mp4"]) == 0
+    assert capsys.readouterr().out == f"{sheet} shows 1 of the 2 videos with a motion curve.\n"
+
+
 def test_plot_of_the_videos_that_are_named(
     index: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

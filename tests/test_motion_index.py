@@ -27,7 +27,7 @@ import pytest
 from conftest import clip_table, encode, kind, moving_disc
 
 from mgs_dali import motion_index
-from mgs_dali.annotations import Clips
+from mgs_dali.annotations import Clips, is_utf8, read_annotations
 from mgs_dali.motion import Filters, Measure, Measured, measure_video, pixel_motion
 from mgs_dali.motion_index import (
     FORMAT_VERSION,
@@ -38,8 +38,7 @@ from mgs_dali.motion_index import (
     import_json,
     index_videos,
 )
-from mgs_dali.packets import open_video
-from mgs_dali.video import decode
+from mgs_dali.video import decode_file
 
 NUM_VIDEOS = 6
 
@@ -88,6 +87,14 @@ def rows_of_parts(folder: Path) -> list[str]:
     return [path for file in sorted(folder.glob("part-*.parquet")) for path in pq.read_table(file)["path"].to_pylist()]
 
 
+def test_files_that_do_not_tell_where_they_end_are_counted(tmp_path: Path) -> None:
+    for name in ("recording.ts", "whole.mp4"):
+        encode(tmp_path / name, moving_disc(6), "mpeg2video" if name.endswith("ts") else "libx264")
+    clips = clip_table(tmp_path, ["recording.ts", "whole.mp4"])
+    assert index(clips, tmp_path / "index").num_unproved == 1
+    assert index(clips, tmp_path / "index").num_unproved == 0  # measured before
+
+
 # --- what it holds --------------------------------------------------------------------------------------------------
 
 
@@ -101,8 +108,7 @@ def test_curves_and_entries(clips: Clips, tmp_path: Path) -> None:
     assert clips.paths[2] in found
     assert "2.mp4" not in found
     for number, path in enumerate(clips.paths[:6]):
-        with open_video(clips.root / path) as stream:
-            expected = pixel_motion(decode(stream, name=path))
+        expected = pixel_motion(decode_file(clips.root / path))
         curve = found[path]
         assert kind(curve) == ("float32", (7 + number,))
         assert np.array_equal(curve, expected)
@@ -177,6 +183,68 @@ def test_errors_are_kept(clips: Clips, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match=r"^cut\.mp4: has no motion curve in .*could not be measured: .*cut\.mp4"):
         found["cut.mp4"]
     found.check_covers(more)  # it knows them all, if only what is wrong with some
+
+
+def with_a_name_of_bytes(clips: Clips, number: int, name: bytes) -> Path:
+    """Give a video of the table a name that is not UTF-8; its new path."""
+    before = clips.root / clips.paths[number]
+    after = before.with_name(os.fsdecode(name))
+    try:
+        before.rename(after)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    return after
+
+
+def test_a_name_that_is_not_utf8_costs_one_video(clips: Clips, tmp_path: Path) -> None:
+    with_a_name_of_bytes(clips, 1, b"b\xff.mp4")
+    found = read_annotations(clips.root)
+    assert len(found) == 6
+    (bad,) = [path for path in found.paths if not is_utf8(path)]
+    summary = index(found, tmp_path / "index", processes=True, part_num_videos=2)
+    assert (summary.num_videos, summary.num_measured, list(summary.errors)) == (6, 6, [bad])
+    assert summary.errors[bad].startswith(r"class 1/b\udcff.mp4: its name is not UTF-8")
+    assert "Rename the file" in summary.errors[bad]
+
+    whole = MotionIndex(tmp_path / "index")
+    assert set(whole) == set(found.paths) - {bad}
+    assert list(whole.errors) == [r"class 1/b\udcff.mp4"]
+    whole.check_covers(found)
+    assert bad not in whole
+    with pytest.raises(KeyError, match=r"has no motion curve in .* its name is not UTF-8"):
+        whole[bad]
+    assert whole.entry(bad).error == summary.errors[bad]
+
+    parts = sorted((tmp_path / "index").glob("part-*"))
+    again = index(found, tmp_path / "index", processes=True)
+    assert again == Summary(num_videos=6, num_measured=1, num_known=5, errors=summary.errors)
+    assert sorted((tmp_path / "index").glob("part-*")) == parts
+
+
+def test_a_root_that_is_not_utf8(clips: Clips, tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"r\xff")
+    try:
+        clips.root.rename(root)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    (root / "text.mp4").write_text("no video")
+    summary = index(clip_table(root, [clips.paths[0], "text.mp4", "gone.mp4"]), tmp_path / "index")
+    assert list(summary.errors) == ["text.mp4", "gone.mp4"]
+    found = MotionIndex(tmp_path / "index")
+    assert list(found) == [clips.paths[0]]
+    assert r"r\udcff/text.mp4: cannot be opened" in found.errors["text.mp4"]
+
+
+def test_a_recorder_keeps_videos_of_any_name(clips: Clips, tmp_path: Path) -> None:
+    file = with_a_name_of_bytes(clips, 1, b"b\xff.mp4")
+    path = str(file.relative_to(clips.root))
+    recorder = MotionRecorder(tmp_path / "recorded")
+    recorder.add(path, np.ones(3, np.float32), file=file)
+    recorder.flush()
+    assert path in recorder  # else a loader would measure it in every epoch
+    assert recorder[path].tolist() == [1, 1, 1]
+    # what is there is there
+    assert index(clip_table(clips.root, [path]), tmp_path / "recorded").errors == {}
 
 
 def test_a_path_that_is_not_there(clips: Clips, tmp_path: Path) -> None:
@@ -668,6 +736,20 @@ def test_import_of_both_formats_in_one_file(names: Clips, tmp_path: Path) -> Non
         import_json(file, names, tmp_path / "index", progress=False)
     import_json(file, names, tmp_path / "index", json_format="differences", progress=False)
     np.testing.assert_allclose(MotionIndex(tmp_path / "index")["a/one.first.mp4"], [0.2, 0.6, 1.0], rtol=1e-6)
+
+
+def test_import_of_a_file_with_a_byte_order_mark(names: Clips, tmp_path: Path) -> None:
+    file = write_json(tmp_path, CURVES)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert import_json(file, names, tmp_path / "index", progress=False).num_measured == 3
+
+
+def test_import_of_a_path_that_is_not_utf8(tmp_path: Path) -> None:
+    path = os.fsdecode(b"r\xff/a.mp4")
+    file = write_json(tmp_path, {"a": [1.0, 2.0], "b": [1.0]})
+    summary = import_json(file, clip_table(tmp_path, [path, "b.mp4"]), tmp_path / "index", progress=False)
+    assert summary.errors == {path: MotionIndex(tmp_path / "index").errors[r"r\udcff/a.mp4"]}
+    assert list(MotionIndex(tmp_path / "index")) == ["b.mp4"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -115,6 +116,38 @@ def test_still_video_says_so(tmp_path: Path) -> None:
     assert "no motion: the picks are uniform" in [text.get_text() for text in draw(choice).texts]
 
 
+def test_a_name_that_is_not_utf8(blinking: Path, tmp_path: Path) -> None:
+    video = tmp_path / os.fsdecode(b"b\xff.mkv")
+    try:
+        video.write_bytes(blinking.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    choice = plot_video(video, tmp_path / "picture.png", sampler=SAMPLER)
+    assert choice.name == r"b\udcff.mkv"
+    assert (tmp_path / "picture.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("repeats", [2, 3])
+def test_a_video_in_pairs_or_triples_is_seen_to_move(tmp_path: Path, repeats: int) -> None:
+    frames = [(STILL + 20 * (frame % 2 if 10 <= frame <= 20 else 0)).astype(np.uint8) for frame in range(30)]
+    once = choose(encode(tmp_path / "once.mkv", frames, "ffv1"), sampler=SAMPLER)
+    again = [frame for frame in frames for _ in range(repeats)]
+    choice = choose(encode(tmp_path / "again.mkv", again, "ffv1"), sampler=SAMPLER)
+    assert busy_frames(once.motion).any()
+    assert busy_frames(choice.motion).tolist() == np.repeat(busy_frames(once.motion), repeats).tolist()
+    assert choice.hits == once.hits
+    texts = [text.get_text() for text in draw(choice).texts]
+    assert "action: more motion than the mean" in texts
+
+
+def test_motion_without_action_is_not_called_none(tmp_path: Path) -> None:
+    frames = [STILL] * 9 + [STILL // 2] * 9  # one cut
+    choice = choose(encode(tmp_path / "cut.mkv", frames, "ffv1"), sampler=SAMPLER)
+    texts = [text.get_text() for text in draw(choice).texts]
+    assert "motion, but no frame in the middle of it" in texts
+    assert "no motion: the picks are uniform" not in texts
+
+
 def test_no_pyplot(blinking: Path, tmp_path: Path) -> None:
     """In a process of its own: other tests bring pyplot along."""
     program = (
@@ -140,13 +173,37 @@ def test_busy_frames_examples() -> None:
     assert busy_frames(np.array([], np.float32)).tolist() == [0]
 
 
-@given(st.lists(st.integers(0, 100), min_size=1, max_size=40))
+def busy_by_neighbours(values: list[int]) -> list[bool]:
+    gaps = [[values[gap] for gap in (f - 1, f) if 0 <= gap < len(values)] for f in range(len(values) + 1)]
+    return [all(gap * len(values) > sum(values) for gap in around) for around in gaps]
+
+
+# of values like these none is so small beside the mean that it is between frames of one picture
+@given(st.lists(st.integers(10, 100), min_size=1, max_size=40))
 def test_busy_frames_by_their_neighbours(values: list[int]) -> None:
-    busy = busy_frames(np.array(values, np.float32))
-    assert len(busy) == len(values) + 1
-    for frame, is_busy in enumerate(busy):
-        gaps = [values[gap] for gap in (frame - 1, frame) if 0 <= gap < len(values)]
-        assert is_busy == all(gap * len(values) > sum(values) for gap in gaps)
+    assert busy_frames(np.array(values, np.float32)).tolist() == busy_by_neighbours(values)
+
+
+@given(
+    st.lists(st.tuples(st.integers(10, 30), st.integers(1, 3)), min_size=1, max_size=40),
+    st.sampled_from([0.0, 0.25]),
+)
+def test_frames_that_show_a_picture_again_are_judged_as_the_picture(
+    pictures: list[tuple[int, int]], noise: float
+) -> None:
+    """Each picture is there for some frames, and then moves by a value to the next; the first has one frame."""
+    pictures = [(pictures[0][0], 1), *pictures[1:]]
+    curve = [gap for value, times in pictures for gap in [noise] * (times - 1) + [value]]
+    above = [value / times > sum(curve) / len(curve) for value, times in pictures]
+    shown = [number for number, (_, times) in enumerate(pictures) for _ in range(times)]
+    expected = [(number == 0 or above[number - 1]) and above[number] for number in shown] + [above[-1]]
+    assert busy_frames(np.array(curve, np.float32)).tolist() == expected
+
+
+def test_a_still_stretch_is_no_repetition() -> None:
+    still = [0.0, 0.0, 0.0]  # four frames of one picture
+    assert busy_frames(np.array([5, 5, 5, *still, 5, 5, 5], np.float32)).tolist() == [1] * 3 + [0] * 4 + [1] * 3
+    assert busy_frames(np.array([5, 0, 5, 0, 5, 0, *still], np.float32)).tolist() == [1] * 5 + [0] * 5
 
 
 def test_errors_teach(blinking: Path, tmp_path: Path) -> None:
@@ -216,21 +273,6 @@ def test_chosen_pictures_fit_a_box(videos: dict[str, Path]) -> None:
     assert found[7].shape == (20, 30, 3)  # of 96 x 64
 
 
-def test_chosen_pictures_where_packets_tell_another_number(
-    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fewer(*_: object, **__: object) -> None:
-        raise IndexError
-
-    monkeypatch.setattr(plot, "decode_chosen", fewer)
-    everything = decode_all(videos["h264"])
-    found = chosen_pictures(videos["h264"], np.array([50, 2]), name="video")
-    assert list(found) == [2, 50]
-    np.testing.assert_array_equal(found[50], everything[50])
-    with pytest.raises(ValueError, match=r"video: ends before frame 60, .* run mgs-dali index again"):
-        chosen_pictures(videos["h264"], np.array([2, 60, 70]), name="video")
-
-
 def test_video_that_changed_is_an_error(videos: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"the motion index holds 61 frames of it, the file shows 60\. It has changed"):
         chosen_pictures(videos["h264"], np.array([2]), name="video", measured_num_frames=61)
@@ -239,7 +281,7 @@ def test_video_that_changed_is_an_error(videos: dict[str, Path]) -> None:
 def test_choice_by_an_index_measures_nothing(
     indexed: tuple[MotionIndex, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("MotionMeter", "decode"):
+    for name in ("MotionMeter", "decode_file"):
         monkeypatch.setattr(plot, name, None)
     index, root = indexed
     choice = choose_indexed(index, LATE, root=root, sampler=SAMPLER, box_pixels=(32, 32))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
+from lightning.fabric import Fabric
 from training import NUM_TRAIN, NUM_VAL, SMALL, metrics, train, write_data
 
 from mgs_dali.annotations import read_annotations
@@ -22,7 +23,7 @@ from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.views import PROTOCOLS
 from models import checkpoints
 from models.tsm import TSM
-from train.build import build_model, model_name
+from train.build import build_model, model_name, read_data
 from train.command_line import Options, parse_command_line
 from train.cpu_loader import CpuLoader
 from train.evaluation import read_scores
@@ -69,6 +70,20 @@ def train_here(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 def write_recipe(folder: Path, text: str) -> list[str]:
     (folder / "my.yaml").write_text(text)
     return ["--recipe", str(folder / "my.yaml")]
+
+
+def test_a_validation_folder_may_lack_clips_of_a_class(tmp_path: Path) -> None:
+    for name in ("train/a/1.mp4", "train/b/1.mp4", "val/b/1.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "val/a").mkdir()
+    recipe = Recipe(train_list=str(tmp_path / "train"), val_list=str(tmp_path / "val"))
+    _, train_clips, val_clips = read_data(Fabric(accelerator="cpu"), recipe)
+    assert train_clips.class_names == val_clips.class_names == ["a", "b"]
+    assert val_clips.labels.tolist() == [1]
+    (tmp_path / "val/b").rename(tmp_path / "val/c")
+    with pytest.raises(ValueError, match=r"val/c: the class 'c' is not one of the 2 known"):
+        read_data(Fabric(accelerator="cpu"), recipe)
 
 
 @pytest.mark.parametrize("name", [file.stem for file in RECIPES.glob("*.yaml")])

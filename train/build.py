@@ -107,9 +107,12 @@ def read_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips, Clips]:
     if recipe.train_list is None or recipe.val_list is None:
         missing = "--train-list" if recipe.train_list is None else "--val-list"
         raise ValueError(f"{missing} is missing. A training needs both lists; without any, it uses the demo set.")
+    val_list = recipe.val_list
     train_clips = _read_list(recipe, recipe.train_list, recipe.root)
     recipe = replace(recipe, num_classes=train_clips.num_classes)
-    val_clips = _read_list(recipe, recipe.val_list, recipe.val_root or recipe.root)
+    # a folder's classes are its sub-folders that hold clips, which a class of few may have no part in
+    names = train_clips.class_names if Path(val_list).is_dir() else None
+    val_clips = _read_list(recipe, val_list, recipe.val_root or recipe.root, class_names=names)
     if train_clips.class_names != val_clips.class_names and train_clips.class_names and val_clips.class_names:
         differing = sorted(set(train_clips.class_names) ^ set(val_clips.class_names))
         raise ValueError(
@@ -176,14 +179,14 @@ def _with_demo(fabric: Fabric, recipe: Recipe) -> Recipe:
     )
 
 
-def _read_list(recipe: Recipe, file: str | None, root: str | None) -> Clips:
+def _read_list(recipe: Recipe, file: str | None, root: str | None, *, class_names: list[str] | None = None) -> Clips:
     assert file is not None
     return read_annotations(
         file,
         root=root,
         num_classes=recipe.num_classes,
         multi_label=recipe.multi_label,
-        class_names=recipe.class_names,
+        class_names=recipe.class_names or class_names,
         template=recipe.template,
         with_offset=recipe.with_offset,
     )
