@@ -162,7 +162,7 @@ def permute_classes(state: Mapping[str, Tensor], *, found: Sequence[str], wanted
     return {**state, "fc.weight": state["fc.weight"][rows], "fc.bias": state["fc.bias"][rows]}
 
 
-def to_mit(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def to_mit(state: Mapping[str, Tensor], *, with_dropout: bool = True) -> dict[str, Any]:
     """A checkpoint for mit-han-lab's ``test_models.py --weights`` and ``main.py --tune_from``.
 
     They take the model's options from the file's name: call it as theirs, such as
@@ -170,6 +170,9 @@ def to_mit(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
     Args:
         state: a state dict as `load` returns it.
+        with_dropout: False for ``main.py --dropout 0`` (``--resume``, ``--tune_from``, ``--evaluate``), whose
+            classifier stays where the backbone has it: it is ``base_model.fc`` or ``base_model.classifier`` there.
+            ``test_models.py`` always builds one with dropout, ``new_fc``.
 
     Returns:
         ``{"state_dict": ...}``, for ``torch.save``.
@@ -183,6 +186,9 @@ def to_mit(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "mit-han-lab's non-local blocks are embedded_gaussian, found gaussian ones. Write for mmaction2."
         )
     names = _names("mit", state)
+    if not with_dropout:
+        classifier = "base_model.classifier." if options["depth"] == "mobilenet_v2" else "base_model.fc."
+        names = {key: re.sub(r"^new_fc\.", classifier, name) for key, name in names.items()}
     return {
         "state_dict": {f"module.{names[key]}": x.reshape(_published_shape(key, x.shape)) for key, x in state.items()}
     }
@@ -294,8 +300,18 @@ def _check_normalization(mean: Tensor | None, std: Tensor | None, file: str | os
 # --- what fits where --------------------------------------------------------------------------------------------------
 
 
+# mit's and mmaction2's name of what a shift in front of a whole block wraps, with temporal pooling and non-local blocks
+_SHIFTED_BLOCK = re.compile(r"\blayer\d\.(net\.)?\d+\.(block\.)?net\.")
+
+
 def _to_tsm(found: State, checkpoint_format: Format, *, prefix: str, file: str | os.PathLike[str]) -> State:
     options, shapes = _closest(found, checkpoint_format)
+    if shifted := [name for name in found if _SHIFTED_BLOCK.search(name)]:
+        raise ValueError(
+            f"{file}: {_words({**options, 'shift': True})}, but with the shift around whole blocks "
+            f'(shift_place="block"), found {prefix}{shifted[0]}. Allowed: "blockres", in front of a block\'s first '
+            "convolution, as in all published models. This project has no model for the other."
+        )
     names = _names(checkpoint_format, shapes)
     published = checkpoint_format in ("mit", "mmaction2")
     theirs = {name: _published_shape(key, shapes[key]) if published else shapes[key] for key, name in names.items()}
@@ -321,6 +337,8 @@ def _closest(found: Mapping[str, Tensor], checkpoint_format: Format) -> tuple[Ts
     if any_has(r"\.(nl|non_local_block)\."):
         non_local = "embedded_gaussian" if any_has(r"\.theta\.") else "gaussian"
     temporal_pool = any_has(r"\blayer2\.net\.")
+    # what is wrapped around layers tells nothing of the depth, and may be what does not fit
+    plain = {_without_wrappers(name) for name in names}
     candidates: list[tuple[int, TsmOptions, dict[str, torch.Size]]] = []
     for depth in DEPTHS:
         if (non_local and depth != 50) or (temporal_pool and depth == "mobilenet_v2"):
@@ -329,8 +347,8 @@ def _closest(found: Mapping[str, Tensor], checkpoint_format: Format) -> tuple[Ts
             "num_classes": 1, "depth": depth, "shift": shift, "non_local": non_local, "temporal_pool": temporal_pool
         }  # fmt: skip
         shapes = _shapes(**options)
-        expected = set(_names(checkpoint_format, shapes).values())
-        candidates.append((len(expected.symmetric_difference(names)), options, shapes))
+        expected = {_without_wrappers(name) for name in _names(checkpoint_format, shapes).values()}
+        candidates.append((len(expected ^ plain), options, shapes))
     _, options, shapes = min(candidates, key=lambda candidate: candidate[0])
     fc_names = _names(checkpoint_format, shapes)
     classifier = [found[fc_names[key]] for key in ("fc.weight", "fc.bias") if fc_names[key] in found]
@@ -509,9 +527,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", metavar="FILE", help="mit-han-lab's, mmaction2's, torchvision's or train.tsm's")
     parser.add_argument("--to", choices=("mit", "mmaction2"), help="project to write it for")
     parser.add_argument("--out", metavar="FILE", type=Path, help="file to write; must not exist")
+    parser.add_argument(
+        "--without-dropout", action="store_true", help="with --to mit: for its main.py --dropout 0, else test_models.py"
+    )
     given = parser.parse_args(arguments)
     if (given.to is None) != (given.out is None):
         parser.error("--to and --out belong together")
+    if given.without_dropout and given.to != "mit":
+        parser.error("--without-dropout belongs to --to mit")
     try:
         checkpoint_format, state = read(given.file)
         print(f"{given.file}: {checkpoint_format}, {_words(tsm_options(state))}")
@@ -519,7 +542,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.out.exists():
                 raise ValueError(f"{given.out} exists. Give another --out.")
             part = given.out.with_name(given.out.name + ".part")
-            torch.save(to_mit(state) if given.to == "mit" else to_mmaction2(state), part)
+            content = (
+                to_mit(state, with_dropout=not given.without_dropout) if given.to == "mit" else to_mmaction2(state)
+            )
+            torch.save(content, part)
             os.replace(part, given.out)
             print(f"{given.out}: {given.to}")
     except (ValueError, OSError) as error:

@@ -385,9 +385,23 @@ def test_old_files_without_counters(tmp_path: Path) -> None:
     assert state["backbone.bn1.num_batches_tracked"] == 0
 
 
-def test_mit_classifier_without_dropout(tmp_path: Path) -> None:
-    names = {name.replace("new_fc", "base_model.classifier"): x for name, x in mobilenet_names("mit").items()}
-    assert tsm_options(load(save({"state_dict": numbered(names)}, tmp_path)))["num_classes"] == 400
+@pytest.mark.parametrize("key", MIT)
+def test_there_and_back_without_dropout(key: str, tmp_path: Path) -> None:
+    """mit's model of ``--dropout 0`` has its classifier in the backbone, and ``--resume`` takes no other."""
+    names, (depth, *_) = MIT[key]
+    classifier = "base_model.classifier" if depth == "mobilenet_v2" else "base_model.fc"
+    published = {name.replace("new_fc", classifier): x for name, x in numbered(names).items()}
+    assert f"module.{classifier}.weight" in published
+    file = save({"state_dict": published}, tmp_path)
+    found_format, state = read(file)
+    assert (found_format, tsm_options(state)["num_classes"]) == ("mit", 174)
+    again = to_mit(state, with_dropout=False)["state_dict"]
+    assert again.keys() == published.keys()
+    assert all(torch.equal(again[name], published[name]) for name in published)
+    assert to_mit(state)["state_dict"].keys() == names.keys()  # as test_models.py has it
+
+    assert main([str(file), "--to", "mit", "--without-dropout", "--out", str(tmp_path / "again.pth")]) == 0
+    assert torch.load(tmp_path / "again.pth", weights_only=True)["state_dict"].keys() == published.keys()
 
 
 def test_mmaction2_normalization(tmp_path: Path) -> None:
@@ -442,6 +456,38 @@ def test_weights_that_do_not_fit_are_named(checkpoint_format: str, tmp_path: Pat
     num_missing = sum(bool(stage.search(name)) and not name.endswith("tracked") for name in names)
     assert f"{num_missing} missing: " in found
     assert f" and {num_missing - 8} more. Nothing is loaded in part" in found
+
+
+@pytest.mark.parametrize(
+    ("names", "model"),
+    [
+        (mit_names(R18, shift=False), "ResNet-18 with temporal shift, 174 classes"),
+        (mit_names(shift=False), "ResNet-50 with temporal shift, 174 classes"),
+        (mit_names(R101, shift=False), "ResNet-101 with temporal shift, 174 classes"),
+        (mit_names(shift=False, temporal_pool=True), "ResNet-50 with temporal shift and temporal pooling, 174 classes"),
+        (mit_names(shift=False, non_local=True), "ResNet-50 with temporal shift and non-local blocks"),
+        (mmaction2_names(shift=False), "ResNet-50 with temporal shift, 174 classes"),
+        (mmaction2_names(shift=False, non_local="gaussian"), "ResNet-50 with temporal shift and gaussian non-local"),
+    ],
+)
+def test_a_shift_around_whole_blocks_is_told(names: Shapes, model: str, tmp_path: Path) -> None:
+    """Which wraps each block as ``layer1.0.net``, in non-local blocks ``layer2.0.block.net``."""
+    block = re.compile(r"(\blayer\d\.(?:net\.)?\d+\.(?:block\.)?)(?!block\.|nl\.|non_local_block\.)")
+    wrapped = {block.sub(r"\1net.", name): shape for name, shape in names.items()}
+    assert sum(".net." in name for name in wrapped) > 80
+    with pytest.raises(ValueError) as caught:
+        load(save({"state_dict": numbered(wrapped)}, tmp_path, "block.pth"))
+    message = str(caught.value)
+    assert f"block.pth: {model}" in message
+    assert 'the shift around whole blocks (shift_place="block"), found ' in message
+    assert "layer1.0.net.conv1." in message
+    assert 'Allowed: "blockres"' in message
+
+
+def test_the_depth_is_told_whatever_is_around_the_layers(tmp_path: Path) -> None:
+    names = {re.sub(r"(layer\d\.\d+)", r"\1.block", name): shape for name, shape in mit_names().items()}
+    with pytest.raises(ValueError, match=r"looks like ResNet-50 with temporal shift, 174 classes in the format mit"):
+        load(save({"state_dict": numbered(names)}, tmp_path))
 
 
 def test_classifier_that_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -615,6 +661,9 @@ def test_command_teaches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit, match="2"):
         main([str(file), "--to", "mit"])
     assert "--to and --out belong together" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([str(file), "--to", "mmaction2", "--out", "x.pth", "--without-dropout"])
+    assert "--without-dropout belongs to --to mit" in capsys.readouterr().err
 
 
 PAGE = (REPOSITORY / "docs" / "checkpoints.md").read_text()
