@@ -2,6 +2,8 @@
 #
 #   make train     train TSM on the demo set, DALI loading it
 #   make test      the test suite
+#   make test-versions   a short one on each end of what setup.cfg promises: before a release, and when setup.cfg's
+#                        bounds or constraints*.txt change (Python 3.10 to 3.13 as far as they are here, 10 GB)
 #   make lint      ruff and mypy
 #   make bench     the benchmark tables of docs/benchmarks.md, measured here
 #
@@ -16,7 +18,7 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt constraints-cuda$(CUDA)
 # --no-compile: Python compiles what is used when it is used, which is a small part of these packages.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints-cuda$(CUDA).txt
 
-.PHONY: train test test-slow lint bench clean
+.PHONY: train test test-slow test-versions lint bench clean
 
 train: .venv/.train-cuda$(CUDA)
 	$(BIN)/python -m train.tsm --loader dali $(ARGS)
@@ -27,6 +29,9 @@ test: .venv/.test-cuda$(CUDA)
 test-slow: .venv/.test-cuda$(CUDA)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+test-versions:
+	$(PYTHON) tests/versions.py $(ARGS)
+
 lint: .venv/.test-cuda$(CUDA)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,7 +41,7 @@ bench: .venv/.bench-cuda$(CUDA)
 	$(BIN)/python -m train.benchmark $(ARGS)
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-versions .pytest_cache .mypy_cache .ruff_cache
 
 # One environment holds one CUDA: a change of CUDA starts afresh.
 .venv/.train-cuda$(CUDA): $(REQUIREMENTS)

@@ -14,7 +14,6 @@ import av
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
 from mgs_dali.annotations import Clips
@@ -153,7 +152,7 @@ def leave_out(file: Path, num_frames: int, target: Path) -> Path:
 
 def decode_all(file: Path, pixel_format: str = "rgb24") -> np.ndarray:
     """Every frame of a video, with nothing but PyAV: (F, H, W, 3) uint8 for rgb24, chroma interpolated."""
-    careful = int(Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND)
+    careful = 0x2 | 0x2000 | 0x40000  # SWS_BILINEAR, _FULL_CHR_H_INT, _ACCURATE_RND; PyAV 17 does not name all three
     with av.open(str(file)) as container:
         frames = container.decode(video=0)
         return np.stack([frame.to_ndarray(format=pixel_format, interpolation=careful) for frame in frames])

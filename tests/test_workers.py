@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 PROGRAM = """
-import os, signal, subprocess, sys, time
+import os, signal, sys, time
 from mgs_dali.workers import workers_follow
 
 with workers_follow():  # as the loaders start theirs
@@ -26,8 +26,12 @@ with workers_follow():  # as the loaders start theirs
 def is_alive():
     return os.waitpid(pid, os.WNOHANG) == (0, 0)
 
-for name in ("TERM", "INT"):  # from somebody else, such as a scheduler
-    subprocess.run(["kill", f"-{name}", str(pid)], check=True)
+sender = os.fork()
+if sender == 0:  # somebody else, such as a scheduler
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(pid, number)
+    os._exit(0)
+assert os.waitpid(sender, 0) == (sender, 0)
 time.sleep(0.5)
 assert is_alive(), "a signal for all ended the worker"
 assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "the parent must go on hearing SIGTERM"
