@@ -32,7 +32,8 @@ CORE = """
 pyav imports packets containers video motion measures sparse headers graph pipelines source sampling annotations
 rawframes
 """
-LOADER = "pyav imports packets video rawframes loader"
+# What those with PyTorch run in the place of the rest, which other combinations with the same PyAV do.
+LOADER = "pyav video loader"
 # Of the hard videos: each kind, without the samplers and routes.
 HARD = "test_frames_known_before"
 
