@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from .colours import ColourMatrix, colour_matrix
 from .containers import UPRIGHT, Facts, Turn, read_facts, turn_of_matrix
 from .headers import LEADING, Change, Damage, Doubt, Picture, Reader, reader_for
-from .pyav import STRICT, Disposition, complaint, ffmpeg_reason, listening, open_input
+from .pyav import Disposition, complaint, decoder_options, ffmpeg_reason, listening, open_input
 
 __all__ = [
     "Level",
@@ -121,9 +121,19 @@ def open_video(file: Path | bytes, *, name: str = "") -> Iterator[OpenVideo]:
                 raise ValueError(f"{name}: its video codec is not known to PyAV's FFmpeg. Re-encode it, to H.264 say.")
             stream.codec_context.thread_count = 1
             stream.thread_type = "NONE"
-            stream.codec_context.options = STRICT
-            trouble = complaint(logs, of=container.format.name)
+            stream.codec_context.options = decoder_options(stream.codec_context.codec.canonical_name)
+            trouble = _demuxers_complaint(stream, logs)
             yield OpenVideo(file, name, stream, streams.index(stream), trouble)
+
+
+def _demux(video: OpenVideo) -> Iterator[Packet]:
+    return video.container.demux(video.stream)
+
+
+def _demuxers_complaint(stream: VideoStream, logs: Iterable[tuple[int, str, str]]) -> str:
+    """The first error that the container's reader has logged, not a decoder; empty where there is none."""
+    reader, codec = stream.container.format.name, stream.codec_context.codec.canonical_name
+    return complaint(logs, of=reader) if reader != codec else ""  # as those of raw H.264 are called
 
 
 def _damaged(name: str, what: str) -> ValueError:
@@ -357,7 +367,7 @@ def read_packets(video: OpenVideo) -> tuple[Scan, list[Packet] | None]:
     num_bytes = num_left_out = 0
     try:
         with av.logging.Capture() as logs:
-            for packet in video.container.demux(stream):
+            for packet in _demux(video):
                 if packet.size == 0:
                     num_left_out += packet.dts is not None or packet.pts is not None  # else PyAV's mark of the end
                     continue
@@ -369,11 +379,16 @@ def read_packets(video: OpenVideo) -> tuple[Scan, list[Packet] | None]:
                         kept = None
     except av.error.FFmpegError as error:
         raise _damaged(name, f"reading failed after {columns.num_frames} frames ({ffmpeg_reason(error)})") from error
+    except IndexError:
+        raise ValueError(
+            f"{name}: after {columns.num_frames} frames a stream begins that the start of the file does not tell of, "
+            "which PyAV cannot read. Copy its video into another file, or take it out of the list."
+        ) from None
     except Change as change:
         raise ValueError(
             f"{name}: {change} at frame {columns.num_frames}. A clip has one size and format; re-encode the file."
         ) from None
-    if found := video.trouble or complaint(logs, of=format_name):
+    if found := video.trouble or _demuxers_complaint(stream, logs):
         raise _damaged(name, f"FFmpeg found damage ({found})")
     table = columns.table(reorder_depth=context.reorder_depth if codec == "h264" else None) if columns.rows else None
     if table is None or not (table.shows & ~table.discard).any():

@@ -19,9 +19,9 @@ from av.video.frame import VideoFrame
 __all__ = [
     "ACCURATE",
     "STRICT",
-    "WATCHFUL",
     "Disposition",
     "complaint",
+    "decoder_options",
     "display_matrix",
     "ffmpeg_reason",
     "keep_matrix",
@@ -41,12 +41,25 @@ if not _OLDEST <= _MAJOR <= _NEWEST:
 
 from av.stream import Disposition  # noqa: E402  (which early versions do not have)
 
-STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
-"""Options of decoders: what they notice is an error, instead of pixels that are made up."""
+STRICT = "crccheck+bitstream+buffer+explode"
+"""What decoders are to notice (``err_detect``): it is an error then, instead of pixels that are made up."""
 
-WATCHFUL = {"err_detect": "crccheck+bitstream+buffer"}
-"""The same, but what they notice is in their log only: for decoding that starts where some of what comes next refers to
-pictures that are not there."""
+
+def decoder_options(codec: str, *, joined: bool = False) -> dict[str, str]:
+    """Options for a decoder that hides no damage.
+
+    Args:
+        codec: FFmpeg's name of it.
+        joined: decoding starts where some of what comes next refers to pictures that are not there. What the decoder
+            notices is in its log only then.
+    """
+    flags = STRICT.split("+")
+    if codec in ("mpeg1video", "mpeg2video"):
+        flags.remove("bitstream")  # FFmpeg would complain of the zeros that broadcasters fill packets with
+    if joined:
+        flags.remove("explode")
+    return {"err_detect": "+".join(flags)}
+
 
 # SWS_BILINEAR, SWS_ACCURATE_RND and SWS_FULL_CHR_H_INT of libswscale/swscale.h; PyAV names all three from 18 on.
 ACCURATE = 0x2 | 0x40000 | 0x2000
@@ -128,8 +141,10 @@ def listening() -> Iterator[None]:
                 av.logging.set_skip_repeated(_before[1])
 
 
-# Of an AVI's header lists, which nothing depends on once its streams are known; of the sound in ASF.
-_HARMLESS = re.compile(r"Something went wrong during header parsing|pkt\.size != ds_packet_size \* ds_span")
+# Of an AVI's header lists, which nothing depends on once its streams are known; of the sound in ASF; of MXF's timecode.
+_HARMLESS = re.compile(
+    r"Something went wrong during header parsing|pkt\.size != ds_packet_size \* ds_span|could not resolve source track"
+)
 # H.264 that starts at an open GOP is told to forget pictures from before it.
 _HARMLESS_AFTER_JOINING = re.compile(r"mmco: unref short failure")
 

@@ -18,7 +18,7 @@ from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from .pyav import AS_STORED, STRICT, complaint, ffmpeg_reason, listening
+from .pyav import AS_STORED, complaint, decoder_options, ffmpeg_reason, listening
 
 __all__ = ["FrameFolder", "Picture", "Stamp", "check_jpeg", "decode_pictures"]
 
@@ -277,7 +277,7 @@ def decode_pictures(pictures: Iterable[Picture], *, name: str) -> Iterator[Video
     context = CodecContext.create("mjpeg", "r")
     assert isinstance(context, VideoCodecContext)
     context.thread_count = 1
-    context.options = STRICT  # by default it gives what could be decoded, and grey
+    context.options = decoder_options("mjpeg")  # by default it gives what could be decoded, and grey
     for picture in pictures:
         with listening(), av.logging.Capture() as logs:
             try:

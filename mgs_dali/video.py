@@ -34,7 +34,7 @@ from .packets import (
     open_video,
     shown_packets,
 )
-from .pyav import ACCURATE, WATCHFUL, complaint, display_matrix, ffmpeg_reason, keep_matrix, listening
+from .pyav import ACCURATE, complaint, decoder_options, display_matrix, ffmpeg_reason, keep_matrix, listening
 
 __all__ = [
     "Chosen",
@@ -124,7 +124,7 @@ def _join(scanned: ScannedVideo, starts: Iterable[int]) -> bool:
     """
     joined = any(scanned.table.access[start] == LEADING for start in starts)
     if joined:
-        scanned.video.stream.codec_context.options = WATCHFUL
+        scanned.video.stream.codec_context.options = decoder_options(scanned.scan.codec, joined=True)
     return joined
 
 

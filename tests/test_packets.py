@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from conftest import HEIGHT, NUM_FRAMES, WIDTH, decode_all, encode, leave_out, moving_disc
 
-from mgs_dali.packets import open_video, scan
+from mgs_dali import packets
+from mgs_dali.packets import OpenVideo, open_video, scan
 
 FORMATS = {
     "h264": ("h264", "yuv420p"),
@@ -159,3 +162,15 @@ def test_odd_sizes(tmp_path: Path) -> None:
     file = encode(tmp_path / "odd.avi", moving_disc(3, width=35, height=27), "mjpeg", pixel_format="yuvj420p")
     found = scan(file)
     assert (found.width, found.height, found.num_frames) == (35, 27, 3)
+
+
+def test_a_stream_that_begins_late(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV knows the streams that there were when the file was opened."""
+
+    def demux(_: OpenVideo) -> Iterator[Any]:
+        yield from ()
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(packets, "_demux", demux)
+    with pytest.raises(ValueError, match=r"h264\.mp4: after 0 frames a stream begins that the start"):
+        scan(videos["h264"])

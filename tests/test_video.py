@@ -189,6 +189,27 @@ def test_frames_that_a_decoder_leaves_out(videos: dict[str, Path], monkeypatch: 
         list(decode_file(videos[name], name="v"))
 
 
+@pytest.mark.parametrize("name", ["filled.mpg", "filled.ts", "filled.mkv"])
+def test_packets_that_are_filled_up_with_zeros(tmp_path: Path, name: str) -> None:
+    """As broadcasters do, whose streams have a constant rate."""
+    rate = {"b": "4M", "minrate": "4M", "maxrate": "4M", "bufsize": "1835k"}
+    file = encode(tmp_path / name, moving_disc(12, width=352, height=288), "mpeg2video", options=rate)
+    assert bytes(1000) in file.read_bytes() or name == "filled.ts"
+    assert len(list(decode_file(file))) == 12
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_raw_recordings_that_start_inside_a_gop(tmp_path: Path, codec: str) -> None:
+    """What reads them is called like the decoder, whose complaints of the first packets say nothing of the file."""
+    options = {"g": "12", "x265-params": "keyint=12:log-level=none"} if codec == "libx265" else {"g": "12"}
+    file = tmp_path / ("raw.hevc" if codec == "libx265" else "raw.h264")
+    encode(file, moving_disc(30), codec, max_b_frames=0, options=options)
+    with av.open(str(file)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    file.write_bytes(b"".join(packets[4:]))
+    assert 0 < len(list(decode_file(file))) < 26
+
+
 def damaged_copy(file: Path, folder: Path, *, packet: int) -> Path:
     """Copy a video with one packet, counted from 0, overwritten by bytes that no decoder takes."""
     content = bytearray(file.read_bytes())
