@@ -43,7 +43,7 @@ def numbered(number: int) -> np.ndarray:
 
 def number_of(frame: VideoFrame) -> int:
     """The number that a frame shows."""
-    luma = frame.to_ndarray(format="gray")
+    luma = frame.reformat(format="gray", threads=1).to_ndarray()
     bars = luma[_TOP:_BOTTOM, _LEFT : _LEFT + 8 * _BAR].reshape(_BOTTOM - _TOP, 8, _BAR).mean((0, 2)) > 128
     return int(bars @ (1 << np.arange(8)))
 
@@ -76,7 +76,7 @@ def decoded(file: bytes) -> tuple[list[Packet], int]:
         num_frames = stream.frames or len(packets)
     decoder = av.CodecContext.create(codec, "r")
     assert isinstance(decoder, VideoCodecContext)
-    decoder.extradata = extradata
+    decoder.extradata, decoder.thread_count = extradata, 1
     if codec == "vp9":
         numbers = [_vp9_numbers(decoder, content) for _, content in packets]
     elif codec == "vp8":  # bit 4 of the frame tag: it is shown

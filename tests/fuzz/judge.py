@@ -209,14 +209,16 @@ def _in_a_child(
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        os.close(reading)
-        os.setsid()
-        with os.fdopen(writing, "w", buffering=1) as pipe:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            _limit_memory()
-            for name in names:
-                pipe.write(json.dumps([name, _outcome(path, name, routes, mutation, seeds)]) + "\n")
-        os._exit(0)
+        try:
+            os.close(reading)
+            os.setsid()
+            with os.fdopen(writing, "w", buffering=1) as pipe:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                _limit_memory()
+                for name in names:
+                    pipe.write(json.dumps([name, _outcome(path, name, routes, mutation, seeds)]) + "\n")
+        finally:
+            os._exit(0)  # whatever happened: this process must not go on as its parent
     os.close(writing)
     found: dict[str, dict[str, Any]] = {}
     end = ""
