@@ -281,7 +281,10 @@ def decode_pictures(pictures: Iterable[Picture], *, name: str) -> Iterator[Video
     for picture in pictures:
         with listening(), av.logging.Capture() as logs:
             try:
-                frames = context.decode(av.Packet(picture.jpeg))
+                # Copied, with zeros behind it where FFmpeg reads on: a packet of the bytes has whatever memory holds.
+                packet = av.Packet(len(picture.jpeg))
+                packet.update(picture.jpeg)
+                frames = context.decode(packet)
                 damage = complaint(logs) if len(frames) == 1 else f"{len(frames)} pictures in it"
             except av.error.FFmpegError as error:
                 frames, damage = [], ffmpeg_reason(error)

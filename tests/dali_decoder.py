@@ -84,7 +84,7 @@ def decoded(file: bytes) -> tuple[list[Packet], int]:
     else:
         by_row: dict[int, int] = {}
         for row, (_, content) in enumerate([*packets, (None, None)]):
-            packet = None if content is None else av.Packet(content)
+            packet = None if content is None else padded_packet(content)
             if packet is not None:
                 packet.pts = packet.dts = row  # which a decoder hands on to the packet's picture
             for frame in decoder.decode(packet):
@@ -94,8 +94,15 @@ def decoded(file: bytes) -> tuple[list[Packet], int]:
     return [Packet(time, found) for (time, _), found in zip(packets, numbers, strict=True)], num_frames
 
 
+def padded_packet(content: bytes) -> av.Packet:
+    """A packet with zeros behind it, where FFmpeg reads on: `av.Packet(content)` has whatever memory holds there."""
+    packet = av.Packet(len(content))
+    packet.update(content)
+    return packet
+
+
 def _numbers(decoder: VideoCodecContext, content: bytes) -> list[int | None]:
-    return [number_of(frame) for frame in decoder.decode(av.Packet(content))]
+    return [number_of(frame) for frame in decoder.decode(padded_packet(content))]
 
 
 def _vp9_numbers(decoder: VideoCodecContext, content: bytes) -> list[int | None]:

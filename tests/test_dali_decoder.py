@@ -122,11 +122,7 @@ def wrong(found: list[int | None], expected: list[int]) -> int:
     return sum(one != other for one, other in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize(
-    # MPEG-4 came out wrong twice in a whole run of the suite, and never alone: it is not known why.
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("mpeg4") else []) for name in FILES],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_copies_come_out_right(made: Callable[[str], Path], name: str) -> None:
     content = made(name).read_bytes()
     numbers = shown(content)

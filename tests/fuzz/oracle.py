@@ -121,7 +121,8 @@ class Oracle:
 
 
 def _packet(content: bytes, row: int) -> Packet:
-    packet = Packet(content)
+    packet = Packet(len(content))  # with zeros behind it, where FFmpeg reads on
+    packet.update(content)
     packet.pts = row
     return packet
 
