@@ -456,16 +456,10 @@ def _with_cover(folder: Path, suffix: str, codec: str = "h264", *, first: bool =
     with av.open(str(video)) as source, av.open(str(target), "w") as container:
         inputs = source.streams.video[0]
         stream = container.add_stream_from_template(inputs, opaque=True)
-        cover = None
         if suffix == "mkv":
             container.add_attachment("cover.jpg", "image/jpeg", _jpeg())
         else:
-            cover = container.add_stream("mjpeg", rate=RATE)
-            cover.width, cover.height, cover.pix_fmt = 80, 80, "yuvj420p"
-            _mark(cover, Disposition.attached_pic)
-            still = VideoFrame.from_ndarray(picture(127, 80, 80), format="rgb24").reformat(format="yuvj420p", threads=1)
-            still.pts = 0
-            container.mux([*cover.encode(still), *cover.encode(None)])
+            _add_cover(container)
         for packet in source.demux(inputs):
             if packet.size:
                 packet.stream = stream
@@ -476,6 +470,16 @@ def _with_cover(folder: Path, suffix: str, codec: str = "h264", *, first: bool =
     return _right(target)
 
 
+def _add_cover(container: OutputContainer) -> None:
+    """A still picture as a stream of its own, muxed at once: every other stream must be there before."""
+    cover = container.add_stream("mjpeg", rate=RATE)
+    cover.width, cover.height, cover.pix_fmt = 80, 80, "yuvj420p"
+    _mark(cover, Disposition.attached_pic)
+    still = VideoFrame.from_ndarray(picture(127, 80, 80), format="rgb24").reformat(format="yuvj420p", threads=1)
+    still.pts = 0
+    container.mux([*cover.encode(still), *cover.encode(None)])
+
+
 def _tags_first(moov: bytes) -> bytes:
     return joined_boxes(sorted(boxes(moov), key=lambda box: box[0] not in (b"mvhd", b"udta")))
 
@@ -484,12 +488,7 @@ def _music(folder: Path, suffix: str, codec: str) -> Hard:
     target = folder / f"music.{suffix}"
     with av.open(str(target), "w", format="mp4" if suffix == "m4a" else None) as container:
         tone = _tone(container, codec)
-        cover = container.add_stream("mjpeg", rate=RATE)
-        cover.width, cover.height, cover.pix_fmt = 80, 80, "yuvj420p"
-        _mark(cover, Disposition.attached_pic)
-        still = VideoFrame.from_ndarray(picture(127, 80, 80), format="rgb24").reformat(format="yuvj420p", threads=1)
-        still.pts = 0
-        container.mux([*cover.encode(still), *cover.encode(None)])
+        _add_cover(container)
         _mux_tone(container, tone, seconds=1)
     return Hard(target, (), "error", error="no video stream")
 
