@@ -247,6 +247,16 @@ def _is_turned(content: bytes) -> bool:
 
 
 _FILM_GRAIN, _RECOVERY_POINT, _USER_DATA, _ORIENTATION = 19, 6, 5, 47
+
+
+def _check_message(message: int, content: bytes, *, codec: str) -> None:
+    """Messages that change how pictures look."""
+    if message == _FILM_GRAIN:
+        raise Doubt(f"{codec} with film grain")
+    if message == _ORIENTATION and _is_turned(content):
+        raise Doubt(f"{codec} with a display orientation")
+
+
 _PERIOD = 1 << 33
 _FARTHEST_FIELD = 1 << 16
 
@@ -440,10 +450,7 @@ class _H264(Reader):
         recovery = None
         try:
             for message, content in _messages(unit, header_bytes=1):
-                if message == _FILM_GRAIN:
-                    raise Doubt("H.264 with film grain")
-                if message == _ORIENTATION and _is_turned(content):
-                    raise Doubt("H.264 with a display orientation")
+                _check_message(message, content, codec="H.264")
                 if message == _RECOVERY_POINT:
                     bits = Bits(content)
                     recovery = (bits.unsigned(), bits(1), bits(1))
@@ -623,10 +630,7 @@ class _Hevc(Reader):
     def _read_messages(unit: Data) -> None:
         try:
             for message, content in _messages(unit, header_bytes=2):
-                if message == _FILM_GRAIN:
-                    raise Doubt("HEVC with film grain")
-                if message == _ORIENTATION and _is_turned(content):
-                    raise Doubt("HEVC with a display orientation")
+                _check_message(message, content, codec="HEVC")
         except Damage:  # decoders go on
             raise Doubt("an HEVC message is not understood") from None
 

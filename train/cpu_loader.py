@@ -198,9 +198,8 @@ class _ClipDataset(Dataset[_Row | str]):
         try:
             pixels, frames, *_ = load_sample(plan, sample, draws)
         except Exception as error:
-            return error_text(
-                error, name=plan.name(sample)
-            )  # as data: DataLoader would wrap an exception in its own text and a traceback
+            # As data: DataLoader would wrap an exception in its own text and a traceback.
+            return error_text(error, name=plan.name(sample))
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (num_picks, 3, height, width)
         height, width = pixels.shape[1:3]
         crops = draws.boxes(width, height) if len(draws.flips) > 1 else [(0, 0, width, height)]
