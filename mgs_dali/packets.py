@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from .colours import ColourMatrix, colour_matrix
 from .containers import UPRIGHT, Facts, Turn, read_facts, turn_of_matrix
 from .headers import LEADING, Change, Damage, Doubt, Picture, Reader, reader_for
-from .pyav import Disposition, complaint, decoder_options, ffmpeg_reason, listening, open_input
+from .pyav import Disposition, complaint, decoder_options, ffmpeg_reason, listening, open_input, pixel_format
 
 __all__ = [
     "Level",
@@ -394,10 +394,11 @@ def read_packets(video: OpenVideo) -> tuple[Scan, list[Packet] | None]:
     if table is None or not (table.shows & ~table.discard).any():
         raise ValueError(f"{name}: its video stream holds no frame. Take the file out of the list.")
     _check_whole(video, facts, columns, num_left_out=num_left_out)
+    layout = pixel_format(context)
     matrix = facts.turns.get(stream.id if format_name.startswith("mov") else video.place)
     try:
         turn = UPRIGHT if matrix is None else turn_of_matrix(matrix)
-        colours = colour_matrix(int(context.colorspace) if _has_chroma(context.pix_fmt) else 0)
+        colours = colour_matrix(int(context.colorspace) if _has_chroma(layout) else 0)
     except ValueError as reason:
         raise ValueError(f"{name}: {reason}. Re-encode the file, or take it out of the list.") from None
     width, height = columns.size or (context.width, context.height)
@@ -405,7 +406,7 @@ def read_packets(video: OpenVideo) -> tuple[Scan, list[Packet] | None]:
         codec=codec,
         width=width,
         height=height,
-        pixel_format=context.pix_fmt or "unknown",
+        pixel_format=layout or "unknown",
         num_frames=int((table.shows & ~table.discard).sum()),
         num_packets=len(table.pts),
         turn=turn,

@@ -14,6 +14,8 @@ from typing import Any
 import av
 import av.logging
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "keep_matrix",
     "listening",
     "open_input",
+    "pixel_format",
 ]
 
 # As in setup.cfg, where the reasons are.
@@ -73,6 +76,12 @@ def open_input(file: Path | bytes, *, options: Mapping[str, str] | None = None) 
     # Text in metadata that is not UTF-8 must not keep a video from being read; PyAV 19 replaces it by itself.
     text: dict[str, Any] = {"metadata_errors": "replace"} if _MAJOR < 19 else {}
     return av.open(source, "r", options=dict(options or {}), **text)
+
+
+def pixel_format(context: VideoCodecContext) -> str | None:
+    """FFmpeg's name of a decoder's pixel format; None where it is not known, for which 17.1's ``pix_fmt`` crashes."""
+    layout: VideoFormat | None = context.format
+    return None if layout is None else layout.name
 
 
 def ffmpeg_reason(error: Exception) -> str:

@@ -32,6 +32,20 @@ def test_the_bounds_are_those_of_the_package() -> None:
     assert tuple(map(int, wanted.groups())) == (pyav._OLDEST, pyav._NEWEST + 1)
 
 
+def test_a_pixel_format_that_is_not_known() -> None:
+    # A process of its own: PyAV 17.1 ends it where its pix_fmt is asked.
+    program = """
+from av.codec.context import CodecContext
+from mgs_dali.pyav import pixel_format
+context = CodecContext.create("h264", "r")
+print(pixel_format(context))
+context.pix_fmt = "yuv420p"
+print(pixel_format(context))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["None", "yuv420p"], done.stderr
+
+
 @pytest.mark.parametrize("version", ["16.1.0", "20.0.0rc1"])
 @pytest.mark.parametrize("module", ["packets", "video", "rawframes", "motion_index", "source"])
 def test_others_are_refused_in_one_line(version: str, module: str) -> None:
