@@ -163,6 +163,7 @@ PROGRAM = """
 import sys, numpy as np, torch
 from lightning.fabric import Fabric
 from test_evaluation import Mean, batches_of
+from train.build import stop_fabric
 from train.evaluation import score_clips
 torch.set_num_threads(1)
 world_size = int(__import__("os").environ["WORLD_SIZE"])
@@ -175,6 +176,8 @@ for num_clips in (1, 7, 12, 13):
     )
     found.append(score_clips(fabric, Mean(), batches, num_clips=num_clips, num_views=2, average="probabilities"))
 np.savez(f"{sys.argv[1]}-{fabric.global_rank}.npz", *found)
+stop_fabric(fabric)
+assert not torch.distributed.is_initialized()  # no thread of it is left for Python's end
 """
 
 

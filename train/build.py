@@ -45,6 +45,7 @@ __all__ = [
     "snapshot",
     "start_fabric",
     "start_run",
+    "stop_fabric",
 ]
 
 DEMO_FOLDER = Path("data/demo")
@@ -80,6 +81,18 @@ def start_fabric(options: Options, recipe: Recipe) -> Fabric:
     device = torch.cuda.get_device_name(fabric.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     log.info("device: %s x %d; precision %s (%s)", device, fabric.world_size, precision, why)
     return fabric
+
+
+def stop_fabric(fabric: Fabric) -> None:
+    """Part from the other processes, once every one of them is done. All must call it.
+
+    Lightning ends NCCL's group of processes at exit, but leaves Gloo's to the interpreter: a thread of it that is still
+    at work while Python goes down aborts the process ("terminate called without an active exception"), and torchrun
+    calls a run that is done a failed one.
+    """
+    fabric.barrier()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _ddp() -> DDPStrategy:

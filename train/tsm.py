@@ -35,6 +35,7 @@ from .build import (
     snapshot,
     start_fabric,
     start_run,
+    stop_fabric,
 )
 from .checkpoint import Checkpoint, check_same_run, drop_old_checkpoints, epoch_checkpoint, save_checkpoint
 from .command_line import Options, parse_command_line
@@ -134,23 +135,26 @@ def dry_run(fabric: Fabric, options: Options, recipe: Recipe) -> None:
 
 def main() -> int:
     """The command: train, or with ``--eval`` validate. Returns the exit code."""
+    exit_code = 0
     try:
         options, recipe, checkpoint = parse_command_line(sys.argv[1:])
         fabric = start_fabric(options, recipe)
-        if options.dry_run:
-            dry_run(fabric, options, recipe)
-        elif options.eval:
-            evaluate(fabric, options, recipe, checkpoint)
-        else:
-            train(fabric, options, recipe, checkpoint)
+        try:
+            if options.dry_run:
+                dry_run(fabric, options, recipe)
+            elif options.eval:
+                evaluate(fabric, options, recipe, checkpoint)
+            else:
+                train(fabric, options, recipe, checkpoint)
+        except Stopped:  # all processes stop at one step
+            exit_code = EXIT_CODE
+        stop_fabric(fabric)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    except Stopped:
-        return EXIT_CODE
-    return 0
+    return exit_code
 
 
 if __name__ == "__main__":
