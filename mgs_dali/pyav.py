@@ -86,7 +86,10 @@ def pixel_format(context: VideoCodecContext) -> str | None:
 
 def ffmpeg_reason(error: Exception) -> str:
     """FFmpeg's own words, without errno and file name."""
-    return getattr(error, "strerror", None) or str(error)
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, MemoryError):
+        return f"{reason}: a size in it cannot be, or this machine is short of memory"
+    return reason
 
 
 AS_STORED = struct.pack("=9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)

@@ -16,8 +16,10 @@ import av.logging
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
+from hard_videos import write
 
 from mgs_dali import pyav
+from mgs_dali.packets import scan
 from mgs_dali.pyav import AS_STORED, complaint, display_matrix, ffmpeg_reason, keep_matrix, listening, open_input
 
 ROOT = Path(__file__).parents[1]
@@ -148,3 +150,14 @@ def test_reasons_are_ffmpegs_own_words(tmp_path: Path) -> None:
         open_input(tmp_path / "missing.mp4")
     assert ffmpeg_reason(caught.value) == "No such file or directory"
     assert ffmpeg_reason(Exception("other")) == "other"
+
+
+def test_a_size_that_cannot_be_is_told_apart_from_damage(tmp_path: Path) -> None:
+    """FFmpeg says of both that it cannot allocate memory, and takes none for this one."""
+    file = write(tmp_path / "a.mp4", "libx264", range(12), size=(64, 64))
+    content = bytearray(file.read_bytes())
+    sizes = content.index(b"stsz") + 16  # after kind, version, the one size of all (none) and their number
+    content[sizes + 4 * 7 : sizes + 4 * 8] = (2**29).to_bytes(4, "big")
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.mp4.*a size in it cannot be, or this machine is short of memory"):
+        scan(file)

@@ -31,6 +31,7 @@ LIMIT_SECONDS = 25
 """For one route."""
 LIMIT_BYTES = 2**30
 """That a file may take."""
+NO_MEMORY = "Cannot allocate memory"
 NOISE = 8.0
 """Grey levels by which the mean of a block of 8 x 8 pixels may differ and be called slight."""
 SEGMENTS = 12
@@ -259,11 +260,26 @@ def _lines(reading: int) -> Iterator[bytes]:
         yield from lines
 
 
-def _limit_memory() -> None:
-    """No more address space than there is, and that of the limit beside some for threads' stacks."""
+def _limit_memory(num_bytes: int = 2 * LIMIT_BYTES) -> None:
+    """No more address space than there is, and this: the limit, beside some for threads' stacks."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + 2 * LIMIT_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + num_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+def _wants_memory(job: Callable[[Path], Any], path: Path) -> bool:
+    """Whether a job that was short of memory is not where there is more.
+
+    FFmpeg has the same words for a size that no packet can have, and says them however much there is: it never asks for
+    a block of more than 2 GiB.
+    """
+    _limit_memory(8 * LIMIT_BYTES)
+    try:
+        text = getattr(job(path), "error", "")
+    except (ValueError, MemoryError) as error:
+        text = str(error)
+    _limit_memory()
+    return NO_MEMORY not in text
 
 
 def _outcome(path: Path, name: str, routes: Routes, mutation: Mutation, seeds: Path) -> dict[str, Any]:
@@ -297,7 +313,7 @@ def _outcome(path: Path, name: str, routes: Routes, mutation: Mutation, seeds: P
             if isinstance(value, Delivered):
                 text = hashlib.sha256(value.pictures.tobytes() + bytes(str(value.frames), "ascii")).hexdigest()
             found = {"outcome": "delivered", "frames": frames, "text": text, "known": known}
-    if "Cannot allocate memory" in found.get("text", ""):
+    if NO_MEMORY in found.get("text", "") and _wants_memory(routes.jobs[name], path):
         found["outcome"] = "memory"
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     if grown > LIMIT_BYTES:
