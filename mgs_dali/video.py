@@ -21,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 from .colours import colour_matrix
 from .containers import UPRIGHT, Turn, turn_of_matrix
 from .crops import Box
-from .headers import LEADING
+from .headers import LEADING, has_hole
 from .packets import (
     Level,
     PacketTable,
@@ -133,6 +133,9 @@ def _fed(context: VideoCodecContext, packet: Packet | None, *, joined: bool) -> 
 
     Errors that a decoder mends by itself stand in its log only.
     """
+    if packet is not None and context.codec.canonical_name in ("mpeg1video", "mpeg2video") and has_hole(bytes(packet)):
+        # Decoders take its start for the end of the picture, filled up.
+        return [], "zeros inside a picture"
     with av.logging.Capture() as logs:
         try:
             frames = context.decode(packet)

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from conftest import VP9_ALTREF, encode, moving_disc
 from dali_decoder import padded_packet
+from hypothesis import given
+from hypothesis import strategies as st
 from test_sparse import GOOD, LAYERS, NAMES, x264, x265
 from test_sparse import made as made
 
-from mgs_dali.headers import Change, Damage, Doubt, Part, Reader, reader_for, split
+from mgs_dali.headers import Change, Damage, Doubt, Part, Reader, has_hole, reader_for, split
 from mgs_dali.nvdec import picture_kind
 
 
@@ -460,3 +462,37 @@ def test_orientation(made: Callable[[str], Path], name: str, header: bytes, mess
         return
     with pytest.raises(Doubt, match="with a display orientation"):
         read(turned)
+
+
+# --- holes in MPEG-2 --------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from([0, 0, 0, 1, 2, 3, 4, 16, 64, 128, 192, 255]), max_size=24).map(bytes))
+def test_holes_are_23_zero_bits_inside_a_slice(content: bytes) -> None:
+    packet = b"\0\0\1\xb5\x80" + b"\0\0\1\x01" + content
+    bits = "".join(f"{byte:08b}" for byte in packet)
+    expected = False
+    at = 0
+    while (at := bits.find("0" * 23, at)) >= 0:
+        end = bits.find("1", at)
+        aligned_start_code = end >= 0 and end % 8 == 7
+        starts = [
+            place for place in range(len(packet) - 3) if packet[place : place + 3] == b"\0\0\1" and 8 * place <= at
+        ]
+        if end >= 0 and not aligned_start_code and 0x01 <= packet[starts[-1] + 3] <= 0xAF:
+            expected = True
+        at = len(bits) if end < 0 else end
+    assert has_hole(packet) == expected
+
+
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_encoders_leave_no_holes(tmp_path: Path, codec: str) -> None:
+    rate = {"b": "4M", "minrate": "4M", "maxrate": "4M", "bufsize": "1835k"}
+    file = encode(tmp_path / "a.mkv", moving_disc(12, width=352, height=288), codec, options=rate)
+    with av.open(str(file)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    assert any(bytes(100) in packet for packet in packets)  # filled up
+    for packet in packets:
+        assert not has_hole(packet)
+        last = packet.rstrip(b"\0")
+        assert has_hole(last[:-10] + bytes(8) + last[-10:])
