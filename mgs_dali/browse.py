@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from .machine import num_cpus
 from .motion_index import MotionIndex
 from .plot import (
     Choice,
@@ -176,7 +177,7 @@ def _rows(
     index: MotionIndex, paths: Sequence[str], *, root: Path, sampler: MotionGuided, template: str | None
 ) -> Generator[dict[str, Any], None, None]:
     """What the page holds of each video, in order."""
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(num_cpus())
     try:
         yield from pool.map(partial(page_row, index, root=root, sampler=sampler, template=template), paths)
     finally:

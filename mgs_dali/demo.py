@@ -13,7 +13,6 @@ import csv
 import io
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
+
+from .machine import num_cpus
 
 __all__ = ["CLASSES", "DemoFiles", "DemoVideo", "make_demo", "plan_video", "render"]
 
@@ -144,7 +145,7 @@ def make_demo(
         _encode(files.root / video.path, render(video, video.label, scenes[video.scene], seed=seed))
 
     # Threads, not processes: libvpx and the large NumPy operations run without the interpreter's lock.
-    num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_workers = num_cpus()
     with ThreadPoolExecutor(min(num_workers, 16)) as pool:
         for _ in tqdm(
             pool.map(make, missing), "demo videos", len(all_videos), initial=len(all_videos) - len(missing),

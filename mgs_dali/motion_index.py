@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .annotations import Clips, escaped, is_utf8
+from .machine import num_cpus
 from .motion import (
     MEASURES,
     NO_PACKETS,
@@ -526,7 +527,7 @@ def index_videos(
     """
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, found {measure!r}.")
-    num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+    num_workers = num_cpus() if num_workers is None else num_workers
     for name, value in (("num_workers", num_workers), ("part_num_videos", part_num_videos)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}.")

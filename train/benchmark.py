@@ -41,6 +41,7 @@ from av.video.stream import VideoStream
 from tqdm import tqdm
 
 from mgs_dali.annotations import Clips, read_annotations
+from mgs_dali.machine import num_cpus
 from mgs_dali.motion import Measure
 from mgs_dali.motion_index import MotionIndex, index_videos
 from mgs_dali.packets import open_video
@@ -111,9 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of each encoding; index: 16 times as many for what is faster than SSIM",
     )
     parser.add_argument("--num-rounds", type=int, default=3, help="how often everything that is compared runs")
-    parser.add_argument(
-        "--num-workers", type=int, default=len(os.sched_getaffinity(0)), help="one a CPU core by default"
-    )
+    parser.add_argument("--num-workers", type=int, default=num_cpus(), help="one a CPU core by default")
     parser.add_argument("--list", metavar="LIST", help="measure a section with the videos of this list instead")
     parser.add_argument("--root", help="the folder that the list's paths are relative to; its own by default")
     given = parser.parse_args(arguments)
