@@ -18,10 +18,12 @@ from torch.utils.dlpack import from_dlpack
 
 from . import nvdec
 from .annotations import Clips
+from .machine import num_cpus
 from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan
 from .rand_augment import RandAugment
 from .sampling import Dense, MotionGuided, Uniform
+from .shared_memory import batch_bytes, check_room, needed_bytes
 from .source import EncodedSource, HostSource, PictureSource, Plan, load_sample, num_parts_for, part_of
 from .views import ONE_VIEW, Views
 from .workers import WorkerWatch, interrupt_later, workers_follow
@@ -195,7 +197,9 @@ class ClipLoader:
 
     Raises:
         ValueError: an argument is not allowed, or a route asked for by name is not usable here. While iterating: a
-            video that cannot be read or decoded, with its path and line of the list.
+            video that cannot be read or decoded, with its path and line of the list; or /dev/shm is too small for the
+            batches that workers hand over in it.
+        WorkersEnded: while iterating, worker processes were killed.
         ModuleNotFoundError: DALI is not installed.
     """
 
@@ -466,10 +470,14 @@ class ClipLoader:
             pipeline = encoded_clips(source, sampler=plan.sampler, **common)
         if self._num_parts > 1:
             log.info("decoding each batch in %d parts, to stay below %.1f GiB", self._num_parts, limit_bytes / 2**30)
+        bytes_a_batch = batch_bytes(plan, self.route, epoch=epoch, iteration=iteration) // self._num_parts
+        shared_bytes = needed_bytes(bytes_a_batch, num_batches=common["prefetch_batches"])
+        check_room(shared_bytes)
         others = multiprocessing.active_children()
         with workers_follow():
             pipeline.start_py_workers()
-        self._workers = WorkerWatch([child for child in multiprocessing.active_children() if child not in others])
+        started = [child for child in multiprocessing.active_children() if child not in others]
+        self._workers = WorkerWatch(started, shared_bytes=shared_bytes)
         with self._workers.call():
             pipeline.build()
         self._pipeline_at = (epoch, iteration)
@@ -477,8 +485,8 @@ class ClipLoader:
 
 
 def default_num_workers() -> int:
-    """One worker a CPU core that this process may use, 8 at most."""
-    return min(8, len(os.sched_getaffinity(0)))
+    """One worker a CPU core that this process may use (a container's quota counts), 8 at most."""
+    return min(8, num_cpus())
 
 
 def _choose_device(device: str) -> torch.device:

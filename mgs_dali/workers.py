@@ -8,12 +8,22 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
-__all__ = ["WorkerWatch", "follow_if_spawned", "follow_parent", "interrupt_later", "workers_follow"]
+from .machine import why_it_is_full
+
+__all__ = [
+    "WorkerWatch",
+    "WorkersEnded",
+    "follow_if_spawned",
+    "follow_parent",
+    "interrupt_later",
+    "why_workers_ended",
+    "workers_follow",
+]
 
 # --- workers end with their parent ----------------------------------------------------------------------------------
 
@@ -106,6 +116,30 @@ def interrupt_later(*, unless: Callable[[], bool] = lambda: False) -> Iterator[N
         raise KeyboardInterrupt
 
 
+class WorkersEnded(RuntimeError):
+    """Worker processes of a loader ended unasked: the system killed them."""
+
+
+def why_workers_ended(exit_codes: Sequence[int | None], *, shared_bytes: int) -> str:
+    """What to tell of it, and what to do.
+
+    Args:
+        exit_codes: of the workers that ended; below 0 it is a signal.
+        shared_bytes: about what the loader takes of /dev/shm; 0 if that is not known.
+    """
+    reasons = []
+    if -signal.SIGBUS in exit_codes:
+        reasons.append(f"Code -7 is {why_it_is_full(shared_bytes)}")
+    if -signal.SIGKILL in exit_codes:
+        reasons.append(
+            "Code -9 is mostly the system short of memory: use fewer num_workers or a smaller batch_size, or give the "
+            "container more."
+        )
+    if not reasons:
+        reasons.append("See the lines above, and dmesg.")
+    return " ".join(reasons)
+
+
 class WorkerWatch:
     """Keeps a call into DALI's worker pool from waiting for ever for a worker that has died.
 
@@ -115,8 +149,9 @@ class WorkerWatch:
     _SECONDS_FOR_DALI = 5.0
     """DALI reports most deaths of busy workers itself; after this long, a call that still waits is broken off."""
 
-    def __init__(self, processes: list[BaseProcess]) -> None:
+    def __init__(self, processes: list[BaseProcess], *, shared_bytes: int = 0) -> None:
         self._processes = processes
+        self._shared_bytes = shared_bytes
         self._is_closing = False
         self._is_called = False
         self._someone_died = threading.Event()
@@ -132,21 +167,19 @@ class WorkerWatch:
         if not dead and not self._someone_died.is_set():
             return ""
         ends = ", ".join(f"{process.pid} with exit code {process.exitcode}" for process in dead) or "one of them"
-        return (
-            f"worker processes of the loader ended: {ends}. Code -9 is mostly the system short of memory: use fewer "
-            "num_workers or a smaller batch_size."
-        )
+        why = why_workers_ended([process.exitcode for process in dead], shared_bytes=self._shared_bytes)
+        return f"worker processes of the loader ended: {ends}. {why}"
 
     @contextmanager
     def call(self) -> Iterator[None]:
         """Around a call into the pool; Ctrl-C waits for its end, see :func:`interrupt_later`.
 
         Raises:
-            RuntimeError: a worker has died.
+            WorkersEnded: a worker has died.
             KeyboardInterrupt: Ctrl-C was pressed.
         """
         if text := self.obituary():
-            raise RuntimeError(text)
+            raise WorkersEnded(text)
         try:
             with interrupt_later(unless=self._someone_died.is_set):
                 self._is_called = threading.current_thread() is threading.main_thread()
@@ -156,7 +189,7 @@ class WorkerWatch:
                     self._is_called = False
         except (KeyboardInterrupt, RuntimeError):
             if self.obituary() or self._someone_died.wait(timeout=0.5):
-                raise RuntimeError(self.obituary()) from None
+                raise WorkersEnded(self.obituary()) from None
             raise
 
     def _watch(self) -> None:

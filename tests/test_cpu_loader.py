@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import multiprocessing
+import os
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from mgs_dali.annotations import Clips
 from mgs_dali.loader import ClipBatch
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.views import Views
+from mgs_dali.workers import WorkersEnded
 from train.cpu_loader import CpuLoader
 
 NUM_FRAMES = 12
@@ -172,6 +175,24 @@ def test_a_bad_video_is_one_error_with_file_and_line(
             next(iterator)
         assert "Traceback" not in str(error.value)
         assert loader.state_dict() == {"epoch": 0, "iteration": 1}  # the batch was not given
+
+
+def test_a_killed_worker_is_an_error(load: Callable[..., CpuLoader]) -> None:
+    """By the kernel for want of memory, say. It may come up in the loader, or in what is done with a batch."""
+
+    def run() -> None:
+        before = set(multiprocessing.active_children())
+        with load(num_workers=1) as loader:
+            list(loader)
+            (worker,) = set(multiprocessing.active_children()) - before
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
+            while True:
+                list(loader)
+
+    with pytest.raises(WorkersEnded, match=r"^DataLoader worker .* Code -9 is mostly") as error:
+        run()
+    assert "\n" not in str(error.value)
 
 
 def test_closing_ends_the_workers(load: Callable[..., CpuLoader]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from mgs_dali.workers import why_workers_ended
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -68,3 +71,29 @@ def test_a_worker_ends_with_its_parent() -> None:
         time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
     pytest.fail("the worker is still there")
+
+
+def test_it_is_said_why_workers_ended() -> None:
+    full = why_workers_ended([-signal.SIGBUS, None], shared_bytes=600 * 2**20)
+    assert re.fullmatch(
+        r"Code -7 is a full /dev/shm: it is [\d,]+ MiB large and the batches take about 600 MiB\. In a container, .*"
+        r"--shm-size=2g .*fewer num_workers\.",
+        full,
+    )
+    assert "batches take" not in why_workers_ended([-signal.SIGBUS], shared_bytes=0)
+    killed = why_workers_ended([-signal.SIGKILL], shared_bytes=600 * 2**20)
+    assert killed.startswith("Code -9 is mostly the system short of memory")
+    assert "/dev/shm" not in killed
+    both = why_workers_ended([-signal.SIGKILL, -signal.SIGBUS], shared_bytes=0)
+    assert "Code -7" in both
+    assert "Code -9" in both
+    for unknown in (None, 1, -signal.SIGSEGV):
+        assert why_workers_ended([unknown], shared_bytes=0) == "See the lines above, and dmesg."
+
+
+def test_it_is_said_that_there_is_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("mgs_dali.machine.shared_memory", refuse)
+    assert "Code -7 is a full /dev/shm: there is none. " in why_workers_ended([-signal.SIGBUS], shared_bytes=0)

@@ -6,24 +6,31 @@ crops and flips as :class:`mgs_dali.ClipLoader`; pixels differ by the rounding o
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from mgs_dali.annotations import Clips
 from mgs_dali.crops import Box
 from mgs_dali.loader import ClipBatch, Position, batch_of_views, default_num_workers
+from mgs_dali.machine import why_it_is_full
 from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
+from mgs_dali.shared_memory import check_room
 from mgs_dali.source import Plan, error_text, load_sample
 from mgs_dali.views import ONE_VIEW, Views
-from mgs_dali.workers import follow_parent
+from mgs_dali.workers import WorkersEnded, follow_parent, why_workers_ended
 
 from .logs import log
 
@@ -61,7 +68,8 @@ class CpuLoader:
 
     Raises:
         ValueError: an argument is not allowed. While iterating: a video that cannot be read or decoded, with its path
-            and line of the list.
+            and line of the list; or /dev/shm is too small for the batches that workers hand over in it.
+        WorkersEnded: while iterating, worker processes were killed.
     """
 
     route = "cpu"
@@ -116,6 +124,7 @@ class CpuLoader:
         self._position = Position(num_batches=self.plan.num_batches)
         self._order = _BatchOrder(self.plan, self._position)
         self._batches: DataLoader[_Row | str] | None = None
+        self._workers: list[BaseProcess] = []
 
     def __len__(self) -> int:
         """Batches an epoch. The last one is filled up from the epoch's start, marked in ``valid``."""
@@ -127,16 +136,39 @@ class CpuLoader:
         position.begin()
         if self._batches is None:
             self._batches = self._start()
-        for columns in self._batches:
-            if isinstance(columns, str):
-                raise ValueError(columns)
-            samples, valid = self.plan.batch(position.epoch, position.iteration)
-            clips, frames, flips = columns
-            position.iteration += 1
-            yield batch_of_views(
-                self.plan, samples, valid, clips=clips, frames=frames, flips=flips, device=torch.device("cpu")
-            )
+        try:
+            others = multiprocessing.active_children()
+            batches = iter(self._batches)
+            self._workers += [child for child in multiprocessing.active_children() if child not in others]
+            for columns in batches:
+                if isinstance(columns, str):
+                    raise ValueError(columns)
+                samples, valid = self.plan.batch(position.epoch, position.iteration)
+                clips, frames, flips = columns
+                position.iteration += 1
+                yield batch_of_views(
+                    self.plan, samples, valid, clips=clips, frames=frames, flips=flips, device=torch.device("cpu")
+                )
+        except RuntimeError as error:
+            self._tell_of_killed_workers(error)
+            raise
         position.end()
+
+    def _tell_of_killed_workers(self, error: RuntimeError) -> None:
+        """Raise WorkersEnded if that is what PyTorch tells: it has one class for everything."""
+        told = re.search(r"DataLoader worker .*?(killed by signal: \w+|exited unexpectedly)", str(error))
+        if told is None:
+            return
+        codes = [process.exitcode for process in self._workers if not process.is_alive()]
+        self.close()
+        raise WorkersEnded(f"{told[0]}. {why_workers_ended(codes, shared_bytes=self._shared_bytes)}") from None
+
+    @property
+    def _shared_bytes(self) -> int:
+        """What the workers hand over in /dev/shm: a batch each, and one more under way."""
+        plan = self.plan
+        num_pictures = plan.batch_size * plan.num_picks * plan.views.num_crops
+        return num_pictures * 3 * plan.side**2 * 4 * 2 * self.num_workers
 
     def state_dict(self) -> dict[str, int]:
         """Where the loader stands: ``{"epoch": e, "iteration": batches given in it}``."""
@@ -153,19 +185,26 @@ class CpuLoader:
     def close(self) -> None:
         """End the worker processes. Iterating again starts new ones."""
         self._batches = None  # PyTorch ends its workers with the DataLoader
+        self._workers = []
 
     def __enter__(self) -> CpuLoader:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, _class: object, error: object, _traceback: object) -> None:
+        try:
+            # PyTorch raises it wherever the program is when a worker ends.
+            if isinstance(error, RuntimeError) and not isinstance(error, WorkersEnded):
+                self._tell_of_killed_workers(error)
+        finally:
+            self.close()
 
     def _start(self) -> DataLoader[_Row | str]:
+        check_room(self._shared_bytes)
         return DataLoader(
             _ClipDataset(self.plan),
             batch_sampler=self._order,
             num_workers=self.num_workers,
-            collate_fn=_collate,
+            collate_fn=partial(_collate, shared_bytes=self._shared_bytes),
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_prepare_worker,
             persistent_workers=self.num_workers > 0,
@@ -217,7 +256,7 @@ def _view(pictures: torch.Tensor, box: Box, flip: bool, *, side: int) -> torch.T
     return transforms.normalize(view, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def _collate(rows: list[_Row | str]) -> _Batch | str:
+def _collate(rows: list[_Row | str], *, shared_bytes: int) -> _Batch | str:
     """Rows as a batch, or the first error among them."""
     clips, frames, flips = [], [], []
     for row in rows:
@@ -226,7 +265,18 @@ def _collate(rows: list[_Row | str]) -> _Batch | str:
         clips.append(row[0])
         frames.append(row[1])
         flips.append(row[2])
-    return torch.stack(clips).contiguous(), torch.from_numpy(np.stack(frames)), torch.tensor(flips)
+    batch = torch.stack(clips).contiguous(), torch.from_numpy(np.stack(frames)), torch.tensor(flips)
+    if get_worker_info() is not None:
+        # Or the thread that feeds PyTorch's queue does it: where there is no room, that prints a traceback and drops
+        # the batch, and the parent waits for it without end.
+        try:
+            for column in batch:
+                column.share_memory_()
+        except RuntimeError as error:
+            if os.strerror(errno.ENOSPC) not in str(error):
+                raise
+            return f"a worker process could not hand a batch over because of {why_it_is_full(shared_bytes)}"
+    return batch
 
 
 def _prepare_worker(_worker: int) -> None:
