@@ -376,8 +376,9 @@ def load_filters(file: Path | None = None) -> Filters:
             states: Any = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise ValueError(
-                f"torchvision's ResNet-50 weights could not be downloaded ({error}). Give a checkpoint that is here: "
-                "--pa-weights FILE, a PAN checkpoint or a torchvision ResNet state dict."
+                f"torchvision's ResNet-50 weights could not be downloaded ({error}). On a machine with internet fetch "
+                f"{ResNet50_Weights.IMAGENET1K_V1.url} and copy it to {torch.hub.get_dir()}/checkpoints; or give a "
+                "checkpoint that is here: --pa-weights FILE, a PAN checkpoint or a torchvision ResNet state dict."
             ) from error
     else:
         if not file.is_file():

@@ -16,20 +16,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import mobilenetv2, resnet
 
 from models.non_local import NonLocal, NonLocalBlock, PairwiseFunction
+from models.pretrained import load_imagenet
 
 __all__ = ["DEPTHS", "TSM", "Depth", "TemporalPool", "TemporalShift", "parameter_groups", "temporal_shift"]
 
 Depth = Literal[10, 18, 34, 50, 101, "mobilenet_v2"]
 DEPTHS: tuple[Depth, ...] = (10, 18, 34, 50, 101, "mobilenet_v2")
 
-# depth -> (block, blocks per stage, torchvision's name for ImageNet weights). Depth 10 is the demo's: the smallest
-# ResNet, one residual block a stage; torchvision has no ImageNet weights for it.
-_RESNETS: dict[int | str, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int], str | None]] = {
-    10: (resnet.BasicBlock, [1, 1, 1, 1], None),
-    18: (resnet.BasicBlock, [2, 2, 2, 2], "ResNet18_Weights"),
-    34: (resnet.BasicBlock, [3, 4, 6, 3], "ResNet34_Weights"),
-    50: (resnet.Bottleneck, [3, 4, 6, 3], "ResNet50_Weights"),
-    101: (resnet.Bottleneck, [3, 4, 23, 3], "ResNet101_Weights"),
+# depth -> (block, blocks per stage). Depth 10 is the demo's: the smallest ResNet, one residual block a stage;
+# torchvision has no ImageNet weights for it.
+_RESNETS: dict[int | str, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int]]] = {
+    10: (resnet.BasicBlock, [1, 1, 1, 1]),
+    18: (resnet.BasicBlock, [2, 2, 2, 2]),
+    34: (resnet.BasicBlock, [3, 4, 6, 3]),
+    50: (resnet.Bottleneck, [3, 4, 6, 3]),
+    101: (resnet.Bottleneck, [3, 4, 23, 3]),
 }
 
 # Stage -> blocks that a non-local block follows, in the published ResNet-50 models.
@@ -310,24 +311,16 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
 
 
 def _resnet(depth: int, *, imagenet: bool) -> resnet.ResNet:
-    block, blocks, weights_name = _RESNETS[depth]
-    model = resnet.ResNet(block, blocks)
+    model = resnet.ResNet(*_RESNETS[depth])
     if imagenet:
-        if weights_name is None:
-            known = ", ".join(str(depth) for depth in DEPTHS if depth not in _RESNETS or _RESNETS[depth][2])
-            raise ValueError(
-                f"There are no ImageNet weights for depth={depth}. Allowed: weights=None, or depth {known}."
-            )
-        weights = getattr(resnet, weights_name).IMAGENET1K_V1
-        model.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
+        model.load_state_dict(load_imagenet(depth))
     return model
 
 
 def _mobilenet_v2(*, imagenet: bool) -> mobilenetv2.MobileNetV2:
     model = mobilenetv2.MobileNetV2()
     if imagenet:
-        weights = mobilenetv2.MobileNet_V2_Weights.IMAGENET1K_V1
-        model.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
+        model.load_state_dict(load_imagenet("mobilenet_v2"))
     return model
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import shutil
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +19,7 @@ import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
 from lightning.fabric import Fabric
-from training import NUM_TRAIN, NUM_VAL, SMALL, metrics, train, write_data
+from training import NUM_TRAIN, NUM_VAL, REPOSITORY, SMALL, metrics, train, write_data
 
 from mgs_dali.annotations import read_annotations
 from mgs_dali.motion_index import MotionIndex
@@ -442,6 +446,126 @@ def test_fine_tunes_from_a_checkpoint(
         torch.testing.assert_close(end[name], start[name])
     assert train_here(*flags, "--init", "gone.pth", "--out", str(tmp_path / "other")) == 2
     assert "gone.pth" in capsys.readouterr().err
+
+
+# --- ImageNet weights -----------------------------------------------------------------------------------------------
+
+def only_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """What came on stderr beside the log: one line."""
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line))
+    return line
+
+
+IMAGENET = ["--depth", "18", "--weights", "imagenet", "--device", "cpu", "--loader", "cpu"]
+"""Without lists: the demo set would be made."""
+
+
+def assert_names_the_file(line: str, cache: Path) -> None:
+    assert line.startswith(f"error: the ImageNet weights resnet18-f37072fd.pth are not in {cache}")
+    assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in line
+    assert "--init FILE" in line
+    assert "--weights null" in line
+
+
+def test_without_internet_and_weights_nothing_is_made(
+    tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("train.build.make_demo", None)
+    assert train_here(*IMAGENET, "--out", str(tmp_path / "run")) == 2
+    assert_names_the_file(only_error(capsys), tmp_path / "torch/hub/checkpoints")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run(["unshare", "-n", "true"], check=False, capture_output=True).returncode != 0,
+    reason="needs a network namespace, which this user cannot make",
+)
+def test_on_a_machine_without_network(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, "-m", "train.tsm", *IMAGENET, "--out", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TORCH_HOME": str(tmp_path / "torch")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert_names_the_file(done.stderr.splitlines()[-1], tmp_path / "torch/hub/checkpoints")
+    assert "Traceback" not in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["torch"]
+
+
+DOWNLOADING = """
+import os, sys, torch
+from torchvision.models import resnet18
+from train import build, tsm
+
+def download(_url, file, *_arguments, **_options):
+    with open("downloads", "a") as log:
+        print(os.environ["LOCAL_RANK"], file=log)
+    if os.environ["INTERNET"] == "no":
+        raise OSError("no route to host")
+    torch.save(resnet18().state_dict(), file)
+
+def train(fabric, options, recipe, checkpoint):
+    build.fetch_weights(fabric, recipe)
+    build.build_model(recipe, None)
+
+torch.hub.download_url_to_file = download
+if os.environ["INTERNET"] == "yes":
+    tsm.train = train
+sys.exit(tsm.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("internet", ["yes", "no"])
+def test_one_process_a_machine_downloads_and_all_know_how_it_ended(tmp_path: Path, internet: str) -> None:
+    """Four processes, as on two machines that share their files, started as torchrun does: it would end the others."""
+    (tmp_path / "program.py").write_text(DOWNLOADING)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    processes = []
+    for rank in range(4):
+        environment = {
+            "PYTHONPATH": str(REPOSITORY), "TORCH_HOME": "torch", "INTERNET": internet, "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "4",
+            "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank % 2), "GROUP_RANK": str(rank // 2),
+            "TORCHELASTIC_RUN_ID": "test",
+        }  # fmt: skip
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "program.py", *IMAGENET, "--num-classes", "3", "--out", "run"],
+                cwd=tmp_path,
+                env={**os.environ, **environment},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        said = [process.communicate(timeout=600)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert set((tmp_path / "downloads").read_text().split()) == {"0"}
+    assert [process.returncode for process in processes] == [0 if internet == "yes" else 2] * 4, said
+    errors = [[line for line in text.splitlines() if line.startswith("error: ")] for text in said]
+    if internet == "yes":
+        assert not any(errors)
+    else:
+        assert_names_the_file(errors[0][0], Path("torch/hub/checkpoints"))
+        assert [len(lines) for lines in errors] == [1, 0, 0, 0]
+        assert not any("Traceback" in text for text in said)
+        assert not (tmp_path / "run").exists()
 
 
 # --- Weights & Biases -----------------------------------------------------------------------------------------------

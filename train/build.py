@@ -22,6 +22,7 @@ from mgs_dali.loader import ClipLoader
 from mgs_dali.motion_index import MotionIndex, MotionRecorder
 from mgs_dali.views import ONE_VIEW, Views
 from models import checkpoints
+from models.pretrained import load_imagenet
 from models.tsm import TSM, parameter_groups
 
 from .checkpoint import Checkpoint, position_here
@@ -32,8 +33,10 @@ from .loop import Loader, Run, steps_an_epoch
 from .recipe import Recipe
 
 __all__ = [
+    "AllFailed",
     "build_model",
     "clips_a_step",
+    "fetch_weights",
     "in_list_order",
     "make_loader",
     "model_name",
@@ -112,6 +115,32 @@ def _precision(recipe: Recipe, *, on_gpu: bool) -> tuple[Literal["32-true", "bf1
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16-mixed", "the GPU computes in bfloat16"
     return "32-true", "the GPU has no bfloat16"
+
+
+class AllFailed(ValueError):
+    """All processes have failed, and know of it: each ends, and the first one says why."""
+
+
+def fetch_weights(fabric: Fabric, recipe: Recipe) -> None:
+    """Have the ImageNet weights on this machine before anything is made, by one process of each machine.
+
+    Raises:
+        AllFailed: they are neither here nor to be had, on one of the machines, or the recipe's backbone has none.
+    """
+    if recipe.weights is None or recipe.init is not None:
+        return
+    error = None
+    if fabric.local_rank == 0:
+        try:
+            load_imagenet(recipe.depth)
+        except ValueError as caught:
+            error = str(caught)
+    errors = [error]
+    if fabric.world_size > 1:  # the others wait here, and would wait for one that had just ended
+        errors *= fabric.world_size
+        torch.distributed.all_gather_object(errors, error)
+    for found in filter(None, errors):
+        raise AllFailed(found)
 
 
 def read_data(fabric: Fabric, recipe: Recipe) -> tuple[Recipe, Clips, Clips]:

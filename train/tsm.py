@@ -21,10 +21,13 @@ from pathlib import Path
 from lightning.fabric import Fabric
 
 from mgs_dali.views import PROTOCOLS
+from mgs_dali.workers import WorkersEnded
 from models.size import count_flops, count_parameters
 
 from .build import (
+    AllFailed,
     build_model,
+    fetch_weights,
     in_list_order,
     make_loader,
     read_data,
@@ -48,6 +51,8 @@ from .stop import EXIT_CODE, Stopped, heed_sigterm
 
 def train(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
     """Train from the start, or from a checkpoint on, to the last epoch."""
+    if checkpoint is None:
+        fetch_weights(fabric, recipe)
     out = fabric.broadcast(run_folder(options))
     recipe, train_clips, val_clips = read_data(fabric, recipe)
     if checkpoint and options.checkpoint_file:
@@ -148,8 +153,12 @@ def main() -> int:
                 train(fabric, options, recipe, checkpoint)
         except Stopped:  # all processes stop at one step
             exit_code = EXIT_CODE
+        except AllFailed as error:
+            exit_code = 2
+            if fabric.is_global_zero:
+                print(f"error: {error}", file=sys.stderr, flush=True)
         stop_fabric(fabric)
-    except ValueError as error:
+    except (ValueError, WorkersEnded) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
