@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,18 +59,16 @@ def test_without_hard_links_it_is_copied(tmp_path: Path, monkeypatch: pytest.Mon
     assert read_checkpoint(best)["loader"] == {"epoch": 4, "iteration": 0}
 
 
-def test_a_failed_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_says_why_and_leaves_the_old_files(tmp_path: Path, file_limit: Callable[[int], None]) -> None:
     last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
     save_checkpoint(make_checkpoint(), last, best)
-
-    def fail(_checkpoint: Any, file: Path) -> None:
-        file.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("torch.save", fail)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(make_checkpoint(iteration=3), last, best)
+    large = make_checkpoint(iteration=3)
+    large["model"] = {"weight": torch.zeros(1_000_000)}
+    file_limit(1_000_000)
+    with pytest.raises(OSError, match=r"File too large: '.*last\.ckpt\.part'"):
+        save_checkpoint(large, last, best)
     assert read_checkpoint(last)["loader"]["iteration"] == read_checkpoint(best)["loader"]["iteration"] == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt"}
 
 
 def test_old_epochs_are_dropped_and_nothing_else(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -448,13 +449,67 @@ def test_fine_tunes_from_a_checkpoint(
     assert "gone.pth" in capsys.readouterr().err
 
 
-# --- ImageNet weights -----------------------------------------------------------------------------------------------
+# --- errors of the operating system ---------------------------------------------------------------------------------
+
 
 def only_error(capsys: pytest.CaptureFixture[str]) -> str:
     """What came on stderr beside the log: one line."""
     (line,) = (line for line in capsys.readouterr().err.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line))
     return line
 
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--out", "/proc/x"],
+            r"error: --out /proc/x: no such folder can be made \(.*\)\. Choose one where you may write\.",
+        ),
+        (["--out", "train.txt"], r"error: --out train\.txt: no such folder can be made \(.*File exists.*\)"),
+        (["--out", "train.txt/x"], r"error: .*Not a directory: 'train\.txt/x.*'"),
+        (["--recipe", "videos"], r"error: --recipe videos: no recipe of that name"),
+        (["--recipe", "folder.yaml"], r"error: --recipe folder\.yaml: no such file"),
+        (["--resume", "videos"], r"error: videos: not a checkpoint .*Is a directory"),
+        (["--motion-index", "train.txt"], r"error: train\.txt"),
+        (["--class-names", "videos"], r"error: .*videos"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    data: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    (data / "folder.yaml").mkdir(exist_ok=True)
+    assert train_here(*SMALL, "--out", "refused", *flags) == 2
+    assert re.match(message, only_error(capsys))
+    assert not (data / "refused").exists()
+
+
+def test_a_disk_that_is_full_at_the_first_checkpoint(
+    tmp_path: Path,
+    train_here: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    file_limit: Callable[[int], None],
+) -> None:
+    file_limit(1_000_000)
+    assert train_here(*SMALL, "--out", str(tmp_path / "run")) == 2
+    assert re.match(r"error: .*File too large: '.*last\.ckpt\.part'", only_error(capsys))
+
+
+def test_says_what_to_do_where_the_disk_is_full(
+    tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt.part")
+
+    monkeypatch.setattr("train.tsm.save_checkpoint", refuse)
+    assert train_here(*SMALL, "--out", str(tmp_path / "run")) == 2
+    assert re.match(
+        r"error: .*No space left on device: 'last\.ckpt\.part'\. What was saved before is whole: make room, and go on "
+        r"with --resume auto\.",
+        only_error(capsys),
+    )
+
+
+# --- ImageNet weights -----------------------------------------------------------------------------------------------
 
 IMAGENET = ["--depth", "18", "--weights", "imagenet", "--device", "cpu", "--loader", "cpu"]
 """Without lists: the demo set would be made."""

@@ -54,10 +54,13 @@ def save_checkpoint(checkpoint: Checkpoint, *files: Path) -> None:
     """Write a checkpoint under one name or several, once where the file system has hard links.
 
     A process killed on the way leaves the files that were there before.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for example. The files are those that were there before.
     """
     first, *others = files
     part = first.with_name(first.name + ".part")
-    torch.save(checkpoint, part)
+    _write(checkpoint, part)
     for file in others:
         other_part = file.with_name(file.name + ".part")
         other_part.unlink(missing_ok=True)
@@ -67,6 +70,20 @@ def save_checkpoint(checkpoint: Checkpoint, *files: Path) -> None:
             shutil.copyfile(part, other_part)
         os.replace(other_part, file)
     os.replace(part, first)
+
+
+def _write(checkpoint: Checkpoint, part: Path) -> None:
+    try:
+        with part.open("wb") as stream:  # given a name, PyTorch would not tell what the system said
+            torch.save(checkpoint, stream)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)  # on a full disk, the room is needed
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, OSError):
+            found = found.__context__  # PyTorch raises "unexpected pos" over it
+        if found is None:
+            raise
+        raise OSError(found.errno, found.strerror, str(part)) from None
 
 
 def epoch_checkpoint(out: Path, epoch: int) -> Path:

@@ -47,11 +47,19 @@ def open_log(
     where a project is given, Weights & Biases.
 
     What the folder holds of epochs after ``num_epochs_done`` is dropped: they come again.
+
+    Raises:
+        ValueError: the folder cannot be made.
     """
     if not fabric.is_global_zero:
         yield lambda _metrics: None
         return
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--out {out}: no such folder can be made ({error}). Choose one where you may write."
+        ) from None
     log.info("files: %s", out)
     (out / "config.yaml").write_text(f"# {command()}\n{recipe.to_yaml()}", encoding="utf-8")
     file = out / "metrics.jsonl"

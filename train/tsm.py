@@ -14,6 +14,7 @@ A run is a recipe (``train/recipe.py``) and these options (``train/command_line.
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -161,9 +162,20 @@ def main() -> int:
     except (ValueError, WorkersEnded) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {_told(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return exit_code
+
+
+def _told(error: OSError) -> str:
+    """What the operating system says, on one line, and what to do where that is known."""
+    text = " ".join(str(error).split())
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{text}. What was saved before is whole: make room, and go on with --resume auto."
+    return text
 
 
 if __name__ == "__main__":
