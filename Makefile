@@ -15,8 +15,9 @@ ARGS ?=
 
 BIN := .venv/bin
 REQUIREMENTS := setup.cfg pyproject.toml constraints.txt constraints-cuda$(CUDA).txt
+# Not --quiet: of gigabytes that come, one wants to see how far they are.
 # --no-compile: Python compiles what is used when it is used, which is a small part of these packages.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints-cuda$(CUDA).txt
+PIP_INSTALL := $(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints-cuda$(CUDA).txt
 
 .PHONY: train test test-slow test-versions lint bench clean
 
@@ -48,7 +49,7 @@ clean:
 	@test -e $(@D)/.cuda$(CUDA) || rm -rf .venv
 	@test -d .venv || $(PYTHON) -m venv .venv
 	@touch $(@D)/.cuda$(CUDA)
-	@echo "installing (about 3 GB of packages for CUDA $(CUDA); a few minutes the first time)"
+	@echo "installing for CUDA $(CUDA): 6.5 to 7 GB in .venv, most of it the GPU's libraries; a few minutes the first time"
 	$(PIP_INSTALL) -e '.[cuda$(CUDA),train]'
 	@touch $@
 
