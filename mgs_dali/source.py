@@ -24,7 +24,7 @@ from .crops import Box, multi_scale_crop, random_resized_crop
 from .cut import Cut, cut_scanned
 from .headers import CLEAN
 from .motion import NO_PACKETS, MotionMeter, packet_motion, pixel_motion
-from .packets import Level, Scan, open_scanned, scan
+from .packets import Level, Scan, ScannedVideo, open_scanned, scan
 from .rand_augment import RandAugment, draw_operations
 from .rawframes import FrameFolder, Picture, decode_pictures
 from .sampling import Dense, MotionGuided, Uniform, motion_guided_frames, sampling_targets, timed_frames
@@ -705,6 +705,26 @@ class EncodedSource:
             detour=_text(clip.detour),
             error=_text(error),
         ), used
+
+    def refuses(self, sample: int, scanned: ScannedVideo) -> str:
+        """Why the graph does not decode the video of a sample, were it alone in its batch; empty where it does.
+
+        Nothing is decoded to tell.
+
+        Raises:
+            ValueError: with ``strict``, it does not. Or the frames cannot be chosen.
+        """
+        plan, found, name = self.plan, scanned.scan, self.plan.name(sample)
+        used = graph_bytes(found, num_frames=plan.num_picks if self.sparse else found.num_frames)
+        if note := self._note(found, used=used, budget=used, name=name):
+            return note
+        picks = None
+        if self.sparse:
+            targets, curve = plan.draws(0, sample).targets, plan.curve(sample)
+            known = known_picks(targets, sampler=plan.sampler, curve=curve, name=name)
+            assert known is not None
+            picks = known(found)
+        return self._note_of_copy(cut_scanned(scanned, picks), found, name=name)
 
     def _note(self, found: Scan, *, used: int, budget: int, name: str) -> str:
         """Why the graph does not decode a video; empty where it does.
