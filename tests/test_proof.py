@@ -5,11 +5,14 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -119,6 +122,76 @@ def test_pictures_of_other_frames_are_wrong(monkeypatch: pytest.MonkeyPatch) -> 
     assert text.startswith("Uniform: frames 1 4 7 10 13 16 19 22 were chosen, and those delivered show 1 4 7 10 12 12")
 
 
+class Refusing:
+    """In place of a ClipLoader: says of its batches what it is told to."""
+
+    error: Exception | None = None
+    cause: Exception | None = None
+    decoded_on_host: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> Refusing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _refusal(self, _: object) -> str:
+        return ""
+
+    def __iter__(self) -> Iterator[object]:
+        if self.error is not None:
+            raise self.error from self.cause
+        yield object()
+
+
+FILE = str(clip_file("vp9"))
+
+
+@pytest.mark.parametrize(
+    ("route", "error", "cause", "is_refusal"),
+    [
+        ("gpu", ValueError(f"{FILE} (list, line 1): it starts at an open GOP."), None, True),
+        ("gpu", ValueError(f"DALI failed on one of these videos:\n  {FILE}"), RuntimeError("decoder"), False),
+        ("gpu", ValueError(f"{FILE} (list, line 1): for a reason that was not foreseen (KeyError)."), None, False),
+        ("gpu", ValueError("/dev/shm is too small"), None, False),
+        ("gpu-sparse", RuntimeError("worker processes ended"), None, False),
+        ("host", ValueError(f"{FILE} (list, line 1): the file is damaged."), None, False),
+    ],
+)
+def test_errors_that_are_refusals(
+    route: str, error: Exception, cause: Exception | None, is_refusal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = pytest.importorskip("mgs_dali.loader")
+    monkeypatch.setattr(Refusing, "error", error)
+    monkeypatch.setattr(Refusing, "cause", cause)
+    monkeypatch.setattr(loader, "ClipLoader", Refusing)
+    if is_refusal:
+        assert proof._prove_one("vp9", route=route, device="cpu") == ("refused", str(error))
+    else:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            proof._prove_one("vp9", route=route, device="cpu")
+
+
+def test_a_detour_over_the_cpu_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = pytest.importorskip("mgs_dali.loader")
+    monkeypatch.setattr(Refusing, "decoded_on_host", Counter({"it is too large": 2}))
+    monkeypatch.setattr(loader, "ClipLoader", Refusing)
+    outcome, text = proof._prove_one("vp9", route="gpu", device="cpu")
+    assert (outcome, text) == ("refused", "decoded on the CPU instead: it is too large")
+
+
+def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("nvidia.dali")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    outcome, text = proof._prove_one("vp9", route="gpu", device="cuda")
+    assert outcome == "refused"
+    assert "PyTorch finds no CUDA device here" in text
+
+
 # --- children that go wrong -------------------------------------------------------------------------------------------
 
 CHILD = """
@@ -161,6 +234,29 @@ def test_a_child_that_says_nothing_is_not_started_for_ever() -> None:
 def test_a_child_that_stops_after_a_failure_is_followed_by_another() -> None:
     found = outcomes("right(jobs[0])")
     assert [one.outcome for one in found] == ["right"] * 3
+
+
+def test_an_error_ends_the_child_and_what_libraries_print_is_no_proof() -> None:
+    program = """
+import os, sys
+from mgs_dali import proof
+def prove_one(codec, *, route, device):
+    assert (route, device) == ("host", "cpu")
+    print("a library")
+    os.write(1, b"another\\n")
+    if codec == "vp9":
+        raise RuntimeError("CUDA error:\\n  700")
+    return "right", str(os.getpid())
+proof._prove_one = prove_one
+raise SystemExit(proof.main())
+"""
+    codecs = ("h264", "hevc", "vp9", "av1")
+    found = list(
+        proved(device="cpu", routes=("host",), codecs=codecs, program=(sys.executable, "-c", program), timeout_s=600)
+    )
+    assert [one.outcome for one in found] == ["right", "right", "failed", "right"]
+    assert found[2].text == "RuntimeError: CUDA error: 700"
+    assert found[0].text == found[1].text != found[3].text
 
 
 def test_leaving_early_ends_the_child(tmp_path: Path) -> None:
