@@ -11,6 +11,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from . import doctor
 from .annotations import Clips, read_annotations, write_hmdb51_lists
 from .demo import CLASSES, make_demo
 from .motion import MEASURES, Measure, load_filters
@@ -36,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for anything the user can put right (one line on stderr says what), 130 after Ctrl-C.
         Videos that cannot be measured are reported and leave the status at 0, unless there is not one that can.
     """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["doctor"]:
+        return doctor.main(arguments[1:])
     try:
-        given = _parser().parse_args(None if arguments is None else list(arguments))
+        given = _parser().parse_args(arguments)
         run = {
             "demo": _demo, "plot": _plot, "index": _index, "import-json": _import_json, "export-json": _export_json,
             "hmdb51-lists": _hmdb51_lists,
@@ -141,6 +145,9 @@ def _parser() -> ArgumentParser:
         exit_on_error=False,
     )
     commands = parser.add_subcommands(required=True, dest="command", title="commands")
+    # The doctor has a parser of its own, which needs no package; here it is for the list of commands.
+    doctor_ = ArgumentParser(usage="mgs-dali doctor [LIST --root DIR] [options]", exit_on_error=False)
+    commands.add_subcommand("doctor", doctor_, help="say what works here, and what to do about the rest")
     commands.add_subcommand("demo", demo, help="write a data set to try things on")
     commands.add_subcommand("plot", plot, help="draw why these frames are chosen, of a video or of an index")
     commands.add_subcommand("index", index, help="measure the motion of every video of a list")

@@ -18,7 +18,7 @@ from torch.utils.dlpack import from_dlpack
 
 from . import nvdec
 from .annotations import Clips
-from .machine import num_cpus
+from .machine import default_num_workers
 from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan
 from .rand_augment import RandAugment
@@ -482,11 +482,6 @@ class ClipLoader:
             pipeline.build()
         self._pipeline_at = (epoch, iteration)
         return pipeline
-
-
-def default_num_workers() -> int:
-    """One worker a CPU core that this process may use (a container's quota counts), 8 at most."""
-    return min(8, num_cpus())
 
 
 def _choose_device(device: str) -> torch.device:

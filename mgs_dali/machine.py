@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Room", "cpu_quota", "memory", "more_shared_memory", "num_cpus", "shared_memory", "why_it_is_full"]
+__all__ = [
+    "Room",
+    "cpu_quota",
+    "default_num_workers",
+    "memory",
+    "more_shared_memory",
+    "num_cpus",
+    "shared_memory",
+    "why_it_is_full",
+]
 
 _ROOT = Path("/")
 
@@ -22,7 +31,13 @@ class Room(NamedTuple):
 
 def num_cpus(*, root: Path = _ROOT) -> int:
     """CPU cores that this process may use at once: those it may run on, or fewer where its container has a quota."""
-    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), cpu_quota(root=root))))
+    num_seen = len(os.sched_getaffinity(0))
+    return max(1, math.ceil(min(num_seen, cpu_quota(root=root))))
+
+
+def default_num_workers(*, root: Path = _ROOT) -> int:
+    """One worker a CPU core that this process may use, 8 at most."""
+    return min(8, num_cpus(root=root))
 
 
 def cpu_quota(*, root: Path = _ROOT) -> float:

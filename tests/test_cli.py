@@ -39,7 +39,7 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_is_the_entry_point() -> None:
     setup = configparser.ConfigParser()
     setup.read(Path(__file__).parents[1] / "setup.cfg")
-    assert setup["options.entry_points"]["console_scripts"].split() == ["mgs-dali", "=", "mgs_dali.cli:main"]
+    assert setup["options.entry_points"]["console_scripts"].split() == ["mgs-dali", "=", "mgs_dali.__main__:main"]
 
 
 def test_demo_writes_lists_that_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +84,7 @@ def test_plot_passes_its_options_on(video: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], 'expected "command" to be one of {demo,plot,index,import-json,export-json,'),
+        ([], 'expected "command" to be one of {doctor,demo,plot,index,import-json,'),
         (["train"], "invalid choice: 'train' (choose from"),
         (["demo"], "the following arguments are required: out"),
         (["demo", "x", "--seed", "one"], "--seed must be a whole number, found one. See: mgs-dali --help"),
