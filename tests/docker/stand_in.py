@@ -42,7 +42,7 @@ NETWORK_VARIABLES = (
 PIP_SETTINGS = ("cert", "index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
-# What an engine mounts: /proc, /sys, a small /dev, /dev/shm, and the host's resolver. Gone with the namespace.
+# What an engine mounts: /proc, /sys, a small /dev, /dev/shm, names and the resolver. Gone with the namespace.
 NAMESPACE = f"""
 set -e
 root=$1 shm=$2 owner=$3
@@ -63,7 +63,7 @@ mkdir "$root/dev/shm" "$root/dev/pts"
 mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 mount -t tmpfs -o "size=$shm,mode=1777" shm "$root/dev/shm"
-for file in /etc/resolv.conf {CERTIFICATES}; do
+for file in /etc/hosts /etc/resolv.conf {CERTIFICATES}; do
     if [ -e "$file" ] && [ -e "$root$file" ]; then mount --bind "$file" "$root$file"; fi
 done
 exec chroot --userspec="$owner" --groups="${{owner#*:}}" "$root" /usr/bin/env -i "$@"
@@ -167,6 +167,8 @@ def make_base(root: Path, base: str) -> None:
     (root / "etc/apt/apt.conf.d/docker-clean").write_text(
         'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/*.bin || true"; };\n'
     )
+    for mounted in ("hosts", "resolv.conf"):
+        (root / "etc" / mounted).touch()
     for compiled in root.glob("usr/lib/python3*/**/*.pyc"):
         compiled.unlink()
     if python:
