@@ -248,6 +248,8 @@ class _Reader:
         *sources, target = text.split()
         if not sources:
             raise instruction.error(f"COPY {text}: the target is missing. Write COPY SOURCE... TARGET.")
+        if any(posixpath.normpath(source) == "." for source in sources):
+            raise instruction.error("COPY of everything is not known here. Name the files and folders.")
         if not target.endswith("/"):
             raise instruction.error(f"COPY to {target}: write {target}/, so that it is plain that it is a folder.")
         chown = self._put_in(instruction, instruction.flags.get("chown", ""))
@@ -341,20 +343,16 @@ def copied_files(step: Step, context: Path, rules: Sequence[tuple[str, bool]]) -
     Raises:
         ValueError: a source matches nothing.
     """
-    sent = [file.relative_to(context).as_posix() for file in sorted(context.rglob("*")) if not file.is_dir()]
-    sent = [path for path in sent if not is_ignored(path, rules)]
     found = []
     for source in step.sources:
-        pattern = posixpath.normpath(source).split("/")
         taken = []
-        for path in sent:
-            parts = path.split("/")
-            if source.rstrip("/") in (".", "") or pattern == ["."]:
-                taken.append((context / path, posixpath.join(step.target, path)))
-            elif _matches(parts[: len(pattern)], pattern):
-                # A folder's content goes into the target, a file goes there by its name.
-                inside = parts[len(pattern) :] or parts[-1:]
-                taken.append((context / path, posixpath.join(step.target, *inside)))
+        for place in sorted(context.glob(source)):
+            # A folder's content goes into the target, a file goes there by its name.
+            files = sorted(place.rglob("*")) if place.is_dir() else [place]
+            above = place if place.is_dir() else place.parent
+            for file in files:
+                if not file.is_dir() and not is_ignored(file.relative_to(context).as_posix(), rules):
+                    taken.append((file, posixpath.join(step.target, file.relative_to(above).as_posix())))
         if not taken:
             raise ValueError(
                 f"{step.file}:{step.line}: COPY {source}: no such file in {context}, or .dockerignore leaves it out."

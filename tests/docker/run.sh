@@ -132,7 +132,7 @@ must "it is said in one line" [ "$(wc -l < "$folder/mistyped.txt")" = 1 ]
 [ "$until" = train ] && exit
 
 say "the test suite, on the image's code"
-# In a copy by hard links, so that the root stays what the image is. The tests lie in the volume; our code does not.
+# In a copy by hard links, so that the root stays what the image is. The tests lie beside a copy of the image's code.
 suite=$folder/suite
 rm -rf "$suite"
 mkdir "$suite"
@@ -143,7 +143,7 @@ git ls-files -z --cached --others --exclude-standard | tar --create --null --fil
     | tar --extract --directory "$suite/root/workspace/suite"
 for name in mgs_dali models train; do
     rm -r "$suite/root/workspace/suite/$name"
-    ln -s "/opt/mgs_dali/$name" "$suite/root/workspace/suite/$name"
+    cp -a "$root/opt/mgs_dali/$name" "$suite/root/workspace/suite/$name"
 done
 chown -R 10001:10001 "$suite/root/workspace/suite"
 in_suite() { python3 tests/docker/stand_in.py run --folder "$suite" "$@"; }
