@@ -152,7 +152,7 @@ def test_what_stands_in_the_log_alone_counts(videos: dict[str, Path], monkeypatc
         """A decoder that conceals damage, with a word in its log."""
 
         def __init__(self, context: Any) -> None:
-            self._context = context
+            self._context, self.codec = context, context.codec
 
         def decode(self, packet: Any) -> Any:
             if packet is not None and packet.pts == row:
