@@ -1,5 +1,7 @@
 """Lists of a data set on disk -> a table of clips. Nothing here opens a video, or asks whether it is there."""
 
+from __future__ import annotations
+
 import codecs
 import csv
 import io
@@ -9,7 +11,7 @@ import os
 import re
 import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +98,18 @@ class Clips:
     def file(self, index: int) -> Path:
         """Return the path of the video of clip `index`."""
         return self.root / self.paths[index]
+
+    def only(self, rows: Sequence[int]) -> Clips:
+        """Return a table of these clips, in this order, which keep their lines of the list."""
+        keep = np.array(rows, np.int64)
+        return replace(
+            self,
+            paths=[self.paths[row] for row in rows],
+            first_frames=self.first_frames[keep],
+            num_frames=self.num_frames[keep],
+            labels=self.labels[keep],
+            list_lines=self.list_lines[keep],
+        )
 
     def where(self, index: int) -> str:
         """Return where clip `index` is listed, such as ``train.txt, line 17``: for error messages."""

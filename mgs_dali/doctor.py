@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from .driver import Driver, find_driver, trouble
-from .machine import Room, cpu_quota, default_num_workers, memory, more_shared_memory, shared_memory
+from .machine import Room, cpu_quota, default_num_workers, memory, mib, more_shared_memory, needed_bytes, shared_memory
 
 __all__ = ["Line", "main"]
 
@@ -210,11 +210,11 @@ def _in_container(root: Path = Path("/")) -> bool:
 
 def check_shared_memory(room: Room | None, *, num_workers: int, num_processes: int) -> Line:
     """/dev/shm against what the default batch needs in each training process of this machine."""
-    wanted = num_processes * _BATCH_BYTES * (max(2, num_workers) + 2)
-    needs = f"the default batch needs {_mib(wanted)}" + (f" in {num_processes} processes" * (num_processes > 1))
+    wanted = num_processes * needed_bytes(_BATCH_BYTES, num_batches=max(2, num_workers))
+    needs = f"the default batch needs {mib(wanted)}" + (f" in {num_processes} processes" * (num_processes > 1))
     if room is None:
         return Line("/dev/shm", "red", f"there is none; {needs}", more_shared_memory(wanted))
-    found = f"{_mib(room.free)} free of {_mib(room.total)}; {needs}"
+    found = f"{mib(room.free)} free of {mib(room.total)}; {needs}"
     if room.free < wanted / 2:
         return Line("/dev/shm", "red", found, more_shared_memory(wanted))
     if room.free < wanted:
@@ -328,10 +328,6 @@ def _reach() -> str:
     asking.start()
     asking.join(_SECONDS_TO_REACH)
     return answers[-1]
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"
 
 
 def _gib(num_bytes: int) -> str:

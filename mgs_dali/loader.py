@@ -18,12 +18,12 @@ from torch.utils.dlpack import from_dlpack
 
 from . import nvdec
 from .annotations import Clips
-from .machine import default_num_workers
+from .machine import default_num_workers, needed_bytes
 from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan
 from .rand_augment import RandAugment
 from .sampling import Dense, MotionGuided, Uniform
-from .shared_memory import batch_bytes, check_room, needed_bytes
+from .shared_memory import batch_bytes, check_room
 from .source import EncodedSource, HostSource, PictureSource, Plan, load_sample, num_parts_for, part_of
 from .views import ONE_VIEW, Views
 from .workers import WorkerWatch, interrupt_later, workers_follow

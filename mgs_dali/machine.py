@@ -13,13 +13,17 @@ __all__ = [
     "cpu_quota",
     "default_num_workers",
     "memory",
+    "mib",
     "more_shared_memory",
+    "needed_bytes",
     "num_cpus",
     "shared_memory",
     "why_it_is_full",
 ]
 
 _ROOT = Path("/")
+_NUM_KEPT = 2
+"""Batches that DALI keeps beside those that are under way: its pipeline's prefetch_queue_depth."""
 
 
 class Room(NamedTuple):
@@ -93,6 +97,21 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> Room:
     return Room(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
+def needed_bytes(bytes_a_batch: int, *, num_batches: int) -> int:
+    """What a loader takes of shared memory.
+
+    Args:
+        bytes_a_batch: what a worker hands over.
+        num_batches: that the workers may be ahead.
+    """
+    return bytes_a_batch * (num_batches + _NUM_KEPT)
+
+
+def mib(num_bytes: int) -> str:
+    """So many bytes, as messages have it: "1,024 MiB"."""
+    return f"{num_bytes / 2**20:,.0f} MiB"
+
+
 def more_shared_memory(bytes_needed: int) -> str:
     """How to have so much of it, or to need less: what to tell where it is short."""
     gib = max(1, -(-2 * bytes_needed // 2**30))
@@ -109,10 +128,10 @@ def why_it_is_full(bytes_needed: int) -> str:
         bytes_needed: about, by all workers; 0 if that is not known.
     """
     try:
-        room = f"it is {shared_memory().total / 2**20:,.0f} MiB large"
+        room = f"it is {mib(shared_memory().total)} large"
     except OSError:
         room = "there is none"
-    needed = f" and the batches take about {bytes_needed / 2**20:,.0f} MiB" if bytes_needed else ""
+    needed = f" and the batches take about {mib(bytes_needed)}" if bytes_needed else ""
     return f"a full /dev/shm: {room}{needed}. {more_shared_memory(bytes_needed)}"
 
 

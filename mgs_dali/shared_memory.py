@@ -6,29 +6,17 @@ import logging
 import os
 from statistics import fmean
 
-from .machine import Room, more_shared_memory, shared_memory
+from .machine import Room, mib, more_shared_memory, shared_memory
 from .packets import open_video
 from .rawframes import FrameFolder
 from .source import Plan
 
-__all__ = ["batch_bytes", "check_room", "needed_bytes"]
+__all__ = ["batch_bytes", "check_room"]
 
 log = logging.getLogger(__name__)
 
 _NUM_SAMPLES = 8
 """Clips whose sizes stand for those of all."""
-_NUM_KEPT = 2
-"""Batches that DALI keeps beside those that are under way: its pipeline's prefetch_queue_depth."""
-
-
-def needed_bytes(bytes_a_batch: int, *, num_batches: int) -> int:
-    """What a loader takes of /dev/shm.
-
-    Args:
-        bytes_a_batch: what a worker hands over.
-        num_batches: that the workers may be ahead.
-    """
-    return bytes_a_batch * (num_batches + _NUM_KEPT)
 
 
 def batch_bytes(plan: Plan, route: str, *, epoch: int, iteration: int) -> int:
@@ -84,13 +72,9 @@ def check_room(bytes_needed: int, *, room: Room | None = None, num_processes: in
     if wanted <= room.free:
         return
     text = (
-        f"/dev/shm has {_mib(room.free)} free of {_mib(room.total)}, and the batches that worker processes hand over "
-        f"there take about {_mib(wanted)}. {more_shared_memory(wanted)}"
+        f"/dev/shm has {mib(room.free)} free of {mib(room.total)}, and the batches that worker processes hand over "
+        f"there take about {mib(wanted)}. {more_shared_memory(wanted)}"
     )
     if wanted / 2 > room.free:
         raise ValueError(text)
     log.warning("%s", text)
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"

@@ -446,7 +446,7 @@ class _Loaders:
 
         sampler = "uniform" if route.endswith("-sparse") else "motion-guided"
         with ClipLoader(
-            _only(self._clips, rows),
+            self._clips.only(rows),
             sampler=_SAMPLERS[sampler],
             batch_size=self._batch_size,
             training=True,
@@ -471,19 +471,6 @@ class _Loaders:
             if self._device == "cuda":
                 torch.cuda.synchronize()
             return num_clips / (self._clock_s() - start_s)
-
-
-def _only(clips: Clips, rows: Sequence[int]) -> Clips:
-    """Some rows of a table, which keep their lines of the list."""
-    keep = np.array(rows, np.int64)
-    return replace(
-        clips,
-        paths=[clips.paths[row] for row in rows],
-        first_frames=clips.first_frames[keep],
-        num_frames=clips.num_frames[keep],
-        labels=clips.labels[keep],
-        list_lines=clips.list_lines[keep],
-    )
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,6 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Clips:
         paths.append(f"{index}.{suffix}")
         encode(root / paths[-1], frames, codec, pixel_format=pixel_format, options=QUALITY.get(codec))
     return clip_table(root, paths, labels=[index % 3 for index in range(len(paths))], num_classes=3)
-
-
-def only(clips: Clips, *rows: int) -> Clips:
-    """Some rows of a table, which keep their lines of the list."""
-    keep = np.array(rows)
-    return replace(
-        clips,
-        paths=[clips.paths[row] for row in rows],
-        first_frames=clips.first_frames[keep],
-        num_frames=clips.num_frames[keep],
-        labels=clips.labels[keep],
-        list_lines=clips.list_lines[keep],
-    )
 
 
 @dataclass
@@ -186,7 +173,7 @@ def test_an_epoch_s_summary_counts_that_epoch_only(
     mixed: Clips, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     not_strict(monkeypatch, nvdec.refusal_without_gpu)
-    clips = only(mixed, 1, 2)
+    clips = mixed.only([1, 2])
     with ClipLoader(
         clips,
         sampler=MotionGuided(num_segments=2),
@@ -213,12 +200,12 @@ def test_an_epoch_s_summary_counts_that_epoch_only(
 )
 def test_a_route_asked_for_by_name_is_strict(mixed: Clips, rows: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        load(only(mixed, *rows), route="gpu", training=False)
+        load(mixed.only(rows), route="gpu", training=False)
     assert "Use route='auto'" in str(caught.value)
 
 
 def test_a_strict_route_takes_what_it_can(mixed: Clips) -> None:
-    taken = only(mixed, 0, 2, 3, 5)
+    taken = mixed.only([0, 2, 3, 5])
     epoch = load(taken, route="gpu", training=False)
     assert_same_clips(epoch, load(taken, route="host", training=False))
     assert epoch.decoded_on_host == {}
@@ -260,7 +247,7 @@ def test_a_video_that_does_not_fit_beside_the_others_goes_to_the_cpu(
     # Twice the largest video in one part, against a limit of once and a half: the second is left over. (The number of
     # parts is a guess from the average; this is what catches it where the guess is too low.)
     monkeypatch.setattr(loader_module, "num_parts_for", lambda *_, **__: 1)
-    clips = only(mixed, LARGEST, LARGEST)
+    clips = mixed.only([LARGEST, LARGEST])
     limit_gib = 1.5 * LARGEST_BYTES / 2**30
     epoch = load(clips, training=False, batch_size=2, memory_limit_gib=limit_gib)
     assert epoch.decoded_on_host == {BATCH_TOO_LARGE: 1}
@@ -269,7 +256,7 @@ def test_a_video_that_does_not_fit_beside_the_others_goes_to_the_cpu(
 
 def test_a_strict_route_names_the_video_that_does_not_fit(mixed: Clips) -> None:
     with pytest.raises(ValueError, match=rf"5\.webm \(.*list\.txt, line 6\): {TOO_LARGE} \(40 frames of 96x64\)"):
-        load(only(mixed, 0, LARGEST), route="gpu", training=False, memory_limit_gib=(LARGEST_BYTES - 1) / 2**30)
+        load(mixed.only([0, LARGEST]), route="gpu", training=False, memory_limit_gib=(LARGEST_BYTES - 1) / 2**30)
 
 
 @pytest.mark.parametrize("limit_gib", [0, -1.5])
@@ -302,7 +289,7 @@ def plan_of(clips: Clips, *, batch_size: int) -> Plan:
 
 
 def test_num_parts_by_hand(mixed: Clips) -> None:
-    one = only(mixed, *[LARGEST] * 3)  # three times the same video, of LARGEST_BYTES
+    one = mixed.only([LARGEST] * 3)  # three times the same video, of LARGEST_BYTES
     assert num_parts_for(plan_of(one, batch_size=8), limit_bytes=2**40) == 1
     # Half of the limit is for a part: eight videos against room for two and for four.
     assert num_parts_for(plan_of(one, batch_size=8), limit_bytes=4 * LARGEST_BYTES) == 4
@@ -326,7 +313,7 @@ def test_num_parts_leaves_unreadable_files_out(mixed: Clips, tmp_path: Path) -> 
 @pytest.mark.parametrize("training", [True, False], ids=["drawn", "centres"])
 def test_sparse_gives_the_frames_of_the_host(mixed: Clips, training: bool) -> None:
     # The 3-frame video has frames picked several times; the short and the long share a batch.
-    taken = only(mixed, 0, 2, 3, 5)
+    taken = mixed.only([0, 2, 3, 5])
     options: dict[str, Any] = {"sampler": Uniform(num_segments=8), "training": training}
     sparse, host = (load(taken, route=route, **options) for route in ("gpu-sparse", "host"))
     assert_same_clips(sparse, host)
@@ -348,12 +335,12 @@ def test_sparse_counts_chosen_frames_only_against_the_limit(mixed: Clips) -> Non
     # Whole, this video is five times the limit; two frames of it are a quarter.
     limit_gib = LARGEST_BYTES / 5 / 2**30
     options: dict[str, Any] = {"sampler": Uniform(num_segments=2), "batch_size": 1}
-    sparse = load(only(mixed, LARGEST), route="gpu-sparse", memory_limit_gib=limit_gib, **options)
+    sparse = load(mixed.only([LARGEST]), route="gpu-sparse", memory_limit_gib=limit_gib, **options)
     assert sparse.decoded_on_host == {}
 
 
 def test_sparse_takes_motion_guided_picks_by_packet_sizes(mixed: Clips) -> None:
-    taken, sampler = only(mixed, 0, 2, 5), MotionGuided(num_segments=6, measure="packet")
+    taken, sampler = mixed.only([0, 2, 5]), MotionGuided(num_segments=6, measure="packet")
     sparse, host = (load(taken, route=route, sampler=sampler) for route in ("gpu-sparse", "host"))
     assert_same_clips(sparse, host)
     with ClipLoader(taken, sampler=sampler, batch_size=2, training=True, device="cpu") as loader:
@@ -396,7 +383,7 @@ def test_workers_start_without_forking_where_cuda_is_in_use(
     # Then everything that a worker needs is pickled: the table, the sampler, and what the driver said.
     limits = {("vp9", "4:2:0", 8): Limits(7, 16, 16, 4096, 4096, 65536)}
     choose = loader_module._choose_route
-    clips = only(mixed, 0, 2)
+    clips = mixed.only([0, 2])
     expected = load(clips, route="host", training=False, batch_size=2)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     refusal = partial(nvdec.refusal, limits=limits)
@@ -416,7 +403,7 @@ def test_workers_start_without_forking_where_cuda_is_in_use(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("route", ["gpu", "host"])
 def test_clips_come_in_the_precision_asked_for(mixed: Clips, dtype: torch.dtype, route: str) -> None:
-    taken = only(mixed, 0, 2)
+    taken = mixed.only([0, 2])
     options: dict[str, Any] = {"route": route, "batch_size": 2, "training": False}
     coarse, fine = load(taken, dtype=dtype, **options), load(taken, **options)
     assert coarse.clips.dtype == dtype

@@ -14,9 +14,9 @@ from hard_videos import write
 from PIL import Image
 
 from mgs_dali.annotations import read_annotations
-from mgs_dali.machine import Room
+from mgs_dali.machine import Room, needed_bytes
 from mgs_dali.sampling import Uniform
-from mgs_dali.shared_memory import batch_bytes, check_room, needed_bytes
+from mgs_dali.shared_memory import batch_bytes, check_room
 from mgs_dali.source import Plan
 
 ROOT = Path(__file__).parents[1]
