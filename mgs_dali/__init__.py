@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .annotations import Clips, read_annotations
     from .loader import ClipBatch, ClipLoader
-    from .motion_index import MotionIndex, MotionRecorder
+    from .motion_index import MotionIndex, MotionRecorder, index_videos
     from .sampling import Dense, MotionGuided, Uniform
+    from .video_file import open_video
     from .views import Views
 
 __version__ = "0.1.0"
@@ -26,6 +27,8 @@ __all__ = [
     "MotionRecorder",
     "Uniform",
     "Views",
+    "index_videos",
+    "open_video",
     "read_annotations",
 ]
 
@@ -39,6 +42,8 @@ _HOMES = {
     "MotionRecorder": "motion_index",
     "Uniform": "sampling",
     "Views": "views",
+    "index_videos": "motion_index",
+    "open_video": "video_file",
     "read_annotations": "annotations",
 }
 

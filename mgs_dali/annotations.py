@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from .rawframes import FrameFolder, check_template
+from .video_file import Video, VideoFile
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 _SUFFIXES_AND_COMMA = tuple(f"{suffix}{comma}" for suffix in VIDEO_SUFFIXES for comma in ",;")
@@ -95,9 +97,32 @@ class Clips:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def are_folders(self) -> bool:
+        """Whether `paths` are folders of pictures."""
+        return self.template is not None
+
     def file(self, index: int) -> Path:
         """Return the path of the video of clip `index`."""
         return self.root / self.paths[index]
+
+    def name(self, index: int) -> str:
+        """Return what errors call clip `index`: its path and the line of the list that names it."""
+        return f"{self.file(index)} ({self.where(index)})"
+
+    def video(self, index: int, *, name: str = "") -> Video:
+        """Return the video that clip `index` is (a part of). Nothing is read.
+
+        Whatever loads or measures a clip asks for it here: a table of your own that overrides this method may keep its
+        videos wherever `open_video` takes them from.
+
+        Args:
+            index: row of the table.
+            name: what errors are to call it; `name` of the clip by default.
+        """
+        file, span = self.file(index), (int(self.first_frames[index]), int(self.num_frames[index]))
+        name = name or self.name(index)
+        return VideoFile(file, name, *span) if self.template is None else FrameFolder(file, self.template, name, *span)
 
     def only(self, rows: Sequence[int]) -> Clips:
         """Return a table of these clips, in this order, which keep their lines of the list."""
@@ -332,29 +357,6 @@ def write_hmdb51_lists(splits: str | Path, out: str | Path, *, split: int = 1) -
     test.write_text("".join(lines_of["2"]), encoding="utf-8")
     (out / "hmdb51_classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     return train, test
-
-
-def check_template(template: str) -> None:
-    """Check that a template names the frames of a folder by their number, and by nothing else.
-
-    Raises:
-        ValueError: it does not; the message has examples.
-    """
-    try:
-        parsed = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
-    except ValueError:
-        parsed = []
-    if len(parsed) == 1 and "/" not in template:
-        ((name, spec, conversion),) = parsed
-        # Nothing but the number itself: a field such as {0.__class__} or {0!r} would format, but to something else.
-        if name in ("", "0") and not conversion and re.fullmatch(r"(0\d{1,2})?d?", spec or ""):
-            return
-    percent = " What is %05d elsewhere is {:05} here." if "%" in template else ""
-    raise ValueError(
-        f"template {template!r} does not name a file by its number. It must have exactly one pair of braces, empty or "
-        "with a zero-padded width, and no folders, such as 'img_{:05}.jpg' (which names img_00001.jpg), '{:05}.jpg', "
-        f"'{{:06d}}.jpg' or '{{}}.jpg'.{percent}"
-    )
 
 
 # --- one reader for each format --------------------------------------------------------------------------------------

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
 from . import doctor
 from .annotations import Clips, read_annotations, write_hmdb51_lists
 from .demo import CLASSES, make_demo
-from .motion import MEASURES, Measure, load_filters
+from .motion import MEASURES
 from .motion_index import JsonFormat, MotionIndex, Summary, export_json, import_json, index_videos
 from .sampling import MotionGuided
 
@@ -56,6 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+MeasureName = Literal[tuple(MEASURES)]  # type: ignore[valid-type]
+_MEASURE_OPTIONS = {
+    option: name for name, make in MEASURES.items() for option in inspect.signature(make).parameters.values()
+}
+
+
+def _flag(option: inspect.Parameter) -> str:
+    return f"--{option.name.replace('_', '-')}"
 
 
 def _parser() -> ArgumentParser:
@@ -101,13 +112,16 @@ def _parser() -> ArgumentParser:
         exit_on_error=False,
     )
     _add_list(index)
-    index.add_argument("--measure", type=Measure, default="pixel", help=f"one of {', '.join(MEASURES)}")
-    index.add_argument(
-        "--pa-weights",
-        metavar="FILE",
-        type=str,
-        help="of measure pa: a PAN checkpoint or a torchvision ResNet; by default torchvision's ResNet-50",
-    )
+    index.add_argument("--measure", type=MeasureName, default="pixel", help=f"one of {', '.join(MEASURES)}")
+    for option, measure in _MEASURE_OPTIONS.items():
+        says = re.search(rf"{option.name}: (.*)", inspect.getdoc(MEASURES[measure]) or "")
+        index.add_argument(
+            _flag(option),
+            metavar="FILE",
+            type=get_type_hints(MEASURES[measure])[option.name],
+            default=option.default,
+            help=f"of measure {measure}: {says[1] if says else ''}",
+        )
     index.add_argument("--num-workers", type=int, help="processes; by default one a CPU core")
 
     import_ = ArgumentParser(
@@ -179,14 +193,20 @@ def _clips(given: Namespace) -> Clips:
 
 
 def _index(given: Namespace) -> int:
-    if given.pa_weights is not None and given.measure != "pa":
-        raise ValueError(
-            f"--pa-weights belongs to --measure pa, found --measure {given.measure}. Leave one of them out."
-        )
+    options = {}
+    for option, measure in _MEASURE_OPTIONS.items():
+        value = given[option.name]
+        if measure == given.measure:
+            options[option.name] = value
+        elif value != option.default:
+            raise ValueError(
+                f"{_flag(option)} belongs to --measure {measure}, found --measure {given.measure}. Leave one of them "
+                "out."
+            )
     clips = _clips(given)
-    filters = load_filters(Path(given.pa_weights) if given.pa_weights else None) if given.measure == "pa" else None
+    by = MEASURES[given.measure](**options)
     try:
-        summary = index_videos(clips, given.out, measure=given.measure, filters=filters, num_workers=given.num_workers)
+        summary = index_videos(clips, given.out, measure=by, num_workers=given.num_workers)
     except KeyboardInterrupt:
         print(f"{given.out} keeps what was measured so far. The same command goes on from there.", file=sys.stderr)
         raise

@@ -19,10 +19,11 @@ from torch.utils.dlpack import from_dlpack
 from . import nvdec
 from .annotations import Clips
 from .machine import default_num_workers, needed_bytes
+from .motion import measure_of
 from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan
 from .rand_augment import RandAugment
-from .sampling import Dense, MotionGuided, Uniform
+from .sampling import Sampler
 from .shared_memory import batch_bytes, check_room
 from .source import EncodedSource, HostSource, PictureSource, Plan, load_sample, num_parts_for, part_of
 from .views import ONE_VIEW, Views
@@ -218,7 +219,7 @@ class ClipLoader:
         self,
         clips: Clips,
         *,
-        sampler: MotionGuided | Uniform | Dense,
+        sampler: Sampler,
         batch_size: int,
         training: bool,
         size: int = 224,
@@ -333,17 +334,27 @@ class ClipLoader:
     def _take_route(self) -> None:
         route, device = self._asked
         sampler, index = self.plan.sampler, self.plan.motion_index
-        picks_known = not isinstance(sampler, MotionGuided) or sampler.measure == "packet" or index is not None
+        picks_known = index is not None or not sampler.needs_motion or not measure_of(sampler).needs_decoding
         recorded = ""
-        if self._recorder is not None and isinstance(sampler, MotionGuided):
+        if self._recorder is not None and sampler.needs_motion:
             picks_known = all(path in self._recorder for path in self.plan.clips.paths)
             recorded = "; motion curves are there" if picks_known else "; motion curves are being recorded"
         self.route, reason, self._refusal = _choose_route(
-            route, clips=self.plan.clips, picks_known=picks_known, device=self.device, asked=device
+            route,
+            clips=self.plan.clips,
+            picks_known=picks_known,
+            device=self.device,
+            asked=device,
+            cannot_choose="" if self._graph_chooses() else repr(sampler),
         )
         self._picks_known = picks_known
         self.route_reason = reason + recorded
         log.info("route %s: %s", self.route, self.route_reason)
+
+    def _graph_chooses(self) -> bool:
+        from .pipelines import IN_GRAPH  # noqa: PLC0415  needs DALI
+
+        return type(self.plan.sampler) in IN_GRAPH
 
     def _use_recorded(self) -> None:
         """Decode chosen frames only as soon as the curves of all clips are recorded, here or by other processes."""
@@ -423,7 +434,7 @@ class ClipLoader:
         assert self._recorder is not None
         if not np.isnan(measured).any():  # NOT_MEASURED
             clips = self.plan.clips
-            self._recorder.add(clips.paths[sample], measured, file=clips.file(sample), template=clips.template)
+            self._recorder.add(clips.paths[sample], measured, video=clips.video(sample).whole)
 
     def _start(self, epoch: int, iteration: int) -> Pipeline:
         from nvidia.dali import types  # noqa: PLC0415
@@ -461,13 +472,14 @@ class ClipLoader:
                 plan,
                 refusal=self._refusal,
                 sparse=self.route == "gpu-sparse",
+                graph_chooses=self._graph_chooses(),
                 counts_hidden=on_gpu,
                 strict=self._asked[0] != "auto",
                 part_limit_bytes=limit_bytes,
                 num_parts=self._num_parts,
                 start=(epoch, iteration),
             )
-            pipeline = encoded_clips(source, sampler=plan.sampler, **common)
+            pipeline = encoded_clips(source, **common)
         if self._num_parts > 1:
             log.info("decoding each batch in %d parts, to stay below %.1f GiB", self._num_parts, limit_bytes / 2**30)
         bytes_a_batch = batch_bytes(plan, self.route, epoch=epoch, iteration=iteration) // self._num_parts
@@ -507,19 +519,19 @@ def _fill_repeated(clips: torch.Tensor, frames: torch.Tensor) -> None:
 
 
 def _choose_route(
-    route: str, *, clips: Clips, picks_known: bool, device: torch.device, asked: str
+    route: str, *, clips: Clips, picks_known: bool, device: torch.device, asked: str, cannot_choose: str = ""
 ) -> tuple[str, str, Callable[[Scan], str]]:
-    """(route, why, what its decoder refuses)."""
+    """(route, why, what its decoder refuses). ``cannot_choose`` is a sampler whose frames no graph can choose."""
     if route not in ("auto", *ROUTES):
         allowed = ", ".join(map(repr, ("auto", *ROUTES)))
         raise ValueError(f"route ({route!r}) must be one of {allowed}.")
-    if clips.template is None and route == "rawframes":
+    if not clips.are_folders and route == "rawframes":
         raise ValueError(
             f"route 'rawframes' loads folders of JPEG files, and {clips.list_file} was read as a list of videos. If "
             "its paths are such folders, read it with a template, such as read_annotations(..., "
             "template='img_{:05}.jpg'); for videos use route='auto'."
         )
-    if clips.template is not None:
+    if clips.are_folders:
         if route not in ("auto", "rawframes"):
             raise ValueError(
                 f"route {route!r} decodes videos, and {clips.list_file} was read as a list of frame folders (template "
@@ -534,6 +546,11 @@ def _choose_route(
             "sampler=Uniform(...) or Dense(...), MotionGuided(measure='packet'), or a motion_index of all clips. "
             f"Otherwise use route={route.removesuffix('-sparse')!r}."
         )
+    if route == "gpu" and not picks_known and cannot_choose:
+        raise ValueError(
+            f"route 'gpu' measures motion in the graph, and chooses by it for MotionGuided only, not for "
+            f"{cannot_choose}. Give a motion_index of all clips, or use route='host'."
+        )
     host = "host-sparse" if picks_known else "host"
     if device.type == "cuda" and not route.startswith("host"):
         torch.cuda.synchronize(device)  # the driver's library answers within a CUDA context
@@ -544,6 +561,8 @@ def _choose_route(
                 return host, f"{error}", _refuse_nothing
             raise ValueError(f"route {route!r} needs NVDEC: {error}") from error
         if route == "auto":
+            if not picks_known and cannot_choose:
+                return host, f"a graph cannot choose the frames of {cannot_choose} by motion", _refuse_nothing
             best = "gpu-sparse" if picks_known else "gpu"
             return best, f"a GPU with NVDEC is here ({torch.cuda.get_device_name(device)})", refusal
         return route, "asked for by name", refusal

@@ -1,42 +1,44 @@
-"""How much each frame of a video moves: four measures, each one function that gives a motion curve."""
+"""How much each frame of a video moves: four measures, each of which gives a motion curve."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from .packets import PacketTable, open_scanned, shown_packets
-from .rawframes import FrameFolder
-from .video import decode, luma, rgb, turn_of_frame
+from .packets import PacketTable, shown_packets
+from .sampling import Sampler, check_sampler, evaluated
+from .video import luma, rgb
+from .videos import Reading, frames_of_span
 
 __all__ = [
     "MEASURES",
     "WORKING_SIDE_PIXELS",
     "Filters",
     "Measure",
-    "Measured",
     "MotionMeter",
+    "Pa",
+    "Packet",
+    "Pixel",
+    "Ssim",
+    "as_measure",
     "block_side",
+    "choose_frames",
     "load_filters",
-    "measure_folder",
-    "measure_video",
+    "measure_of",
     "pa_motion",
     "packet_keyframes",
     "packet_motion",
     "pixel_motion",
     "ssim_motion",
 ]
-
-Measure = Literal["pixel", "ssim", "pa", "packet"]
-MEASURES: tuple[Measure, ...] = ("pixel", "ssim", "pa", "packet")
 
 WORKING_SIDE_PIXELS = 32
 """The short side of the picture that motion is measured on. Small enough that averaging takes the sensor's noise away
@@ -46,93 +48,115 @@ WORKING_SIDE_PIXELS = 32
 _FRAMES_AT_ONCE = 8  # more would take their memory from the system anew each time, which costs more than it saves
 
 
+class Measure(Protocol):
+    """A way to put a number on how much happens between two frames. One of your own has these members; see
+    ``examples/own_measure.py``. It can be pickled, since worker processes measure."""
+
+    @property
+    def name(self) -> str:
+        """In a few letters, such as ``pixel``."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What else tells this measure from others: an index holds curves of one name and its parameters, as JSON."""
+
+    @property
+    def needs_decoding(self) -> bool:
+        """False where packets tell enough. Then a loader needs no index, since measuring costs next to nothing."""
+
+    def curve(self, reading: Reading) -> np.ndarray:
+        """The motion curve of a clip, (N - 1,) float32, finite and at least 0.
+
+        Args:
+            reading: the video. Its ``decode()`` gives the clip's frames; its ``scan`` is of the whole video, with its
+                packets; its ``span`` are the frames that are the clip.
+
+        Raises:
+            ValueError: its motion cannot be measured in this way.
+        """
+
+
 @dataclass(frozen=True)
-class Measured:
-    """One video or frame folder, measured.
+class Pixel:
+    """Mean absolute difference of luma, see :class:`MotionMeter`."""
 
-    Attributes:
-        motion: (F - 1,) float32: ``motion[j]`` is the change from frame j to frame j + 1. The unit is the measure's.
-        keyframes: (K,) int64, the keyframes' places in presentation order.
-        codec: FFmpeg's name of it.
-        width: of the upright frames, in pixels.
-        height: of the upright frames, in pixels.
-        frames_per_second: on average; None where the file does not tell.
-        is_proved_whole: the file tells where it ends, see :class:`mgs_dali.packets.Scan`.
-    """
+    name: ClassVar[str] = "pixel"
+    parameters: ClassVar[dict[str, Any]] = {"working_side_pixels": WORKING_SIDE_PIXELS}
+    needs_decoding: ClassVar[bool] = True
 
-    motion: np.ndarray
-    keyframes: np.ndarray
-    codec: str
-    width: int
-    height: int
-    frames_per_second: float | None
-    is_proved_whole: bool = True
+    def curve(self, reading: Reading) -> np.ndarray:
+        """See :class:`Measure`."""
+        return pixel_motion(reading.decode())
 
 
-def measure_video(
-    file: Path | bytes, *, measure: Measure = "pixel", filters: Filters | None = None, name: str = ""
-) -> Measured:
-    """Measure the motion of a whole video.
+@dataclass(frozen=True)
+class Ssim:
+    """1 - SSIM, see :func:`ssim_motion`."""
+
+    name: ClassVar[str] = "ssim"
+    parameters: ClassVar[dict[str, Any]] = {}
+    needs_decoding: ClassVar[bool] = True
+
+    def curve(self, reading: Reading) -> np.ndarray:
+        """See :class:`Measure`."""
+        return ssim_motion(reading.decode(), name=reading.name)
+
+
+@dataclass(frozen=True)
+class Pa:
+    """Differences of low-level features, see :func:`pa_motion`."""
+
+    filters: Filters
+
+    name: ClassVar[str] = "pa"
+    needs_decoding: ClassVar[bool] = True
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Which filters these are."""
+        return self.filters.parameters
+
+    def curve(self, reading: Reading) -> np.ndarray:
+        """See :class:`Measure`."""
+        return pa_motion(reading.decode(), filters=self.filters)
+
+
+def _pa(*, pa_weights: Path | None = None) -> Pa:
+    """The measure pa.
 
     Args:
-        file: path of the video, or the bytes of the whole file.
-        measure: ``pixel`` (:class:`MotionMeter`), ``ssim`` (:func:`ssim_motion`), ``pa`` (:func:`pa_motion`) or
-            ``packet`` (:func:`packet_motion`, which decodes nothing).
-        filters: of the measure ``pa``, see :func:`load_filters`.
-        name: what to call the file in errors; the path by default.
-
-    Raises:
-        ValueError: the video cannot be read, or its motion not be measured in this way; or an unknown measure.
+        pa_weights: a PAN checkpoint or a torchvision ResNet; by default torchvision's ResNet-50
     """
-    _check_measure(measure, filters)
-    name = name or (str(file) if isinstance(file, Path) else "video in memory")
-    with open_scanned(file, name=name) as scanned:
-        context, rate = scanned.video.stream.codec_context, scanned.video.stream.average_rate
-        width, height = scanned.scan.upright_size
-        if measure == "packet":
-            table = scanned.table
-            if table.level == "full":
-                # Only decoding tells which packets give frames, and when they are shown.
-                table = shown_packets(table, [frame.pts for frame in decode(scanned)])
-            motion, keyframes = packet_motion(table, name=name), packet_keyframes(table)
-        else:
-            seen = _Seen()
-            motion = _decoded_motion(seen.watch(decode(scanned)), measure=measure, filters=filters, name=name)
-            width, height, keyframes = seen.width, seen.height, np.array(seen.keyframes, np.int64)
-        return Measured(
-            motion=motion,
-            keyframes=keyframes,
-            codec=context.codec.canonical_name,
-            width=width,
-            height=height,
-            frames_per_second=float(rate) if rate else None,
-            is_proved_whole=scanned.scan.is_proved_whole,
-        )
+    return Pa(load_filters(pa_weights))
 
 
-def measure_folder(folder: FrameFolder, *, measure: Measure = "pixel", filters: Filters | None = None) -> Measured:
-    """Measure the motion of all frames of a folder, as :func:`measure_video` does for the frames of a video.
+@dataclass(frozen=True)
+class Packet:
+    """Sizes of compressed frames, see :func:`packet_motion`. Nothing is decoded where headers tell what is shown."""
 
-    Raises:
-        ValueError: a frame is missing or damaged, or the motion cannot be measured in this way (``packet``); or an
-            unknown measure.
-    """
-    _check_measure(measure, filters)
-    name = folder.name or str(folder.path)
-    if measure == "packet":
-        raise ValueError(f"{name}: {NO_PACKETS}")
-    num_frames = folder.count_frames()
-    frames = folder.decode(range(num_frames))
-    first = next(frames)
-    return Measured(
-        motion=_decoded_motion(chain([first], frames), measure=measure, filters=filters, name=name),
-        keyframes=np.arange(num_frames),
-        codec="mjpeg",
-        width=first.width,
-        height=first.height,
-        frames_per_second=None,
-    )
+    name: ClassVar[str] = "packet"
+    parameters: ClassVar[dict[str, Any]] = {}
+    needs_decoding: ClassVar[bool] = False
 
+    def curve(self, reading: Reading) -> np.ndarray:
+        """See :class:`Measure`."""
+        table, span, name = reading.packets, reading.span, reading.name
+        if table is None:
+            raise ValueError(f"{name}: {NO_PACKETS}")
+        if table.level == "full" and not table.is_decoded:
+            # Only decoding tells which packets give frames, and when they are shown.
+            table = shown_packets(table, [frame.pts for frame in reading.decode()])
+        motion = packet_motion(table, name=name)
+        if table.is_decoded and reading.num_frames != len(motion) + 1:
+            raise ValueError(
+                f"{name}: its packets promise {len(motion) + 1} frames, {reading.num_frames} come out, so that their "
+                "sizes do not tell when it moves. Use measure='pixel', or a motion index."
+            )
+        return motion[span.start : span.stop - 1]
+
+
+MEASURES: dict[str, Callable[..., Measure]] = {"pixel": Pixel, "ssim": Ssim, "pa": _pa, "packet": Packet}
+"""By name, what makes one. Its keyword arguments are options of ``mgs-dali index``."""
 
 NO_PACKETS = (
     "measure packet takes what a video's encoder spent on each change. The pictures of a frame folder are compressed "
@@ -140,39 +164,44 @@ NO_PACKETS = (
 )
 
 
-def _check_measure(measure: str, filters: Filters | None) -> None:
+def measure_of(sampler: Sampler) -> Measure:
+    """How the motion is measured that a sampler needs: by its ``measure``, an object or one of :data:`MEASURES`.
+
+    Raises:
+        ValueError: there is no such measure.
+    """
+    return as_measure(getattr(sampler, "measure", "pixel"))
+
+
+def as_measure(measure: str | Measure) -> Measure:
+    """A measure by its name; one that is an object already stays as it is.
+
+    Raises:
+        ValueError: there is no measure of this name.
+    """
+    if not isinstance(measure, str):
+        return measure
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, found {measure!r}.")
-    if (measure == "pa") != (filters is not None):
-        raise ValueError("filters belong to the measure 'pa', which needs them: load_filters(FILE) reads a checkpoint.")
+    return MEASURES[measure]()
 
 
-def _decoded_motion(
-    frames: Iterable[VideoFrame], *, measure: Measure, filters: Filters | None, name: str
+def choose_frames(
+    video: AbstractContextManager[Reading], sampler: Sampler, *, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    if measure == "pixel":
-        return pixel_motion(frames)
-    if measure == "ssim":
-        return ssim_motion(frames, name=name)
-    assert filters is not None
-    return pa_motion(frames, filters=filters)
-
-
-class _Seen:
-    """What passing frames tell besides their motion."""
-
-    def __init__(self) -> None:
-        self.keyframes: list[int] = []
-        self.width = self.height = 0
-
-    def watch(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-        """Pass frames on."""
-        for index, frame in enumerate(frames):
-            if index == 0:
-                self.width, self.height = turn_of_frame(frame).size(frame.width, frame.height)
-            if frame.key_frame or index == 0:
-                self.keyframes.append(index)
-            yield frame
+    """Choose frames of a clip, see :meth:`mgs_dali.video_file.VideoFile.choose`."""
+    check_sampler(sampler)
+    sampler = sampler if rng is not None else evaluated(sampler)
+    with video as reading:
+        span, table = reading.span, reading.packets
+        motion = measure_of(sampler).curve(reading) if sampler.needs_motion else None
+        num_frames = len(span)
+        if motion is not None:
+            num_frames = len(motion) + 1
+        elif table is not None and table.level == "full":
+            num_frames = sum(1 for _ in reading.decode())  # only decoding tells how many there are
+        span = range(span.start, span.start + num_frames)
+        return frames_of_span(reading.name, span, sampler=sampler, targets=sampler.targets(rng=rng), motion=motion)
 
 
 # --- pixel ----------------------------------------------------------------------------------------------------------

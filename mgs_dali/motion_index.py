@@ -22,6 +22,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path, PurePosixPath
@@ -34,19 +35,9 @@ from tqdm import tqdm
 
 from .annotations import Clips, escaped, is_utf8
 from .machine import num_cpus
-from .motion import (
-    MEASURES,
-    NO_PACKETS,
-    WORKING_SIDE_PIXELS,
-    Filters,
-    Measure,
-    measure_folder,
-    measure_video,
-    packet_keyframes,
-)
-from .packets import open_scanned, shown_packets
-from .rawframes import FrameFolder, Stamp
-from .video import decode
+from .measuring import Measured, measure_video, video_facts
+from .motion import NO_PACKETS, Measure, Pixel, as_measure
+from .video_file import Video
 
 __all__ = [
     "FORMAT_VERSION",
@@ -62,7 +53,7 @@ __all__ = [
 FORMAT_VERSION = 1
 
 _METADATA_KEY = b"mgs_dali.motion_index"
-_PIXEL: dict[str, Any] = {"measure": "pixel", "parameters": {"working_side_pixels": WORKING_SIDE_PIXELS}}
+_PIXEL: dict[str, Any] = {"measure": Pixel.name, "parameters": Pixel.parameters}
 _PART_PATTERN = re.compile(r"part-(\d{6,})\.parquet")
 _SCHEMA = pa.schema(
     [
@@ -294,19 +285,18 @@ class MotionRecorder(Mapping[str, np.ndarray]):
             )
         self._index, self._part_files = index, files
 
-    def add(self, path: str, motion: np.ndarray, *, file: Path, template: str | None = None) -> None:
+    def add(self, path: str, motion: np.ndarray, *, video: Video) -> None:
         """Take the curve of a video or frame folder that has just been measured.
 
         Args:
             path: of the video in the list.
-            motion: (F - 1,) float32.
-            file: the video or folder itself, whose size and time of change are noted.
-            template: of a folder's frames.
+            motion: (F - 1,) float32, of all of its frames.
+            video: itself, whose size and time of change are noted.
         """
         if path in self or path in self._rows:
             return
         try:
-            stamp = _stamp(file, template)
+            stamp = video.stamp()
         except (OSError, ValueError):
             return  # gone meanwhile: the next epoch will say so
         self._rows[path] = _empty_row(path) | {
@@ -496,8 +486,7 @@ def index_videos(
     clips: Clips,
     out: str | Path,
     *,
-    measure: Measure = "pixel",
-    filters: Filters | None = None,
+    measure: str | Measure = "pixel",
     num_workers: int | None = None,
     part_num_videos: int = 512,
     part_seconds: float = 300.0,
@@ -514,8 +503,7 @@ def index_videos(
         clips: the list. Videos that come more than once are measured once. Of a frame folder all frames are measured,
             whichever of them its clips take.
         out: folder of the index, made if it is not there.
-        measure: see :func:`mgs_dali.motion.measure_video`.
-        filters: of the measure ``pa``.
+        measure: one of :data:`mgs_dali.motion.MEASURES` by its name, or an object.
         num_workers: processes; by default one a CPU core.
         part_num_videos: a part is written when it holds this many videos,
         part_seconds: or when the first of them has waited for so long.
@@ -525,30 +513,28 @@ def index_videos(
         ValueError: the folder holds another measure or another version, is in use by another indexer, or cannot be
             written to; or the measure is none for frame folders.
     """
-    if measure not in MEASURES:
-        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, found {measure!r}.")
+    measure = as_measure(measure)
     num_workers = num_cpus() if num_workers is None else num_workers
     for name, value in (("num_workers", num_workers), ("part_num_videos", part_num_videos)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}.")
-    if clips.template is not None and measure == "packet":
+    if clips.are_folders and not measure.needs_decoding:
         raise ValueError(f"{clips.list_file}: {NO_PACKETS}")
     out = Path(out)
-    parameters = {"pixel": _PIXEL["parameters"], "pa": filters.parameters if filters else {}}
-    identity = {"measure": measure, "parameters": parameters.get(measure, {})}
+    identity = {"measure": measure.name, "parameters": dict(measure.parameters)}
     paths = list(dict.fromkeys(clips.paths))
     with _locked(out):
         for unfinished in out.glob("part-*.unfinished"):
             unfinished.unlink()
         known = _known(out, identity)
-        todo = _not_known(paths, clips, known)
+        job = _Job(clips, measure)
+        todo = _not_known(paths, job, known)
         errors = {path: text for path in set(paths) - set(todo) if (text := known[escaped(path)].error) is not None}
         writer = _Writer(out, identity, part_num_videos=part_num_videos, part_seconds=part_seconds)
         bar = tqdm(
-            total=len(paths), initial=len(paths) - len(todo), desc=f"motion ({measure})", unit=" videos",
+            total=len(paths), initial=len(paths) - len(todo), desc=f"motion ({measure.name})", unit=" videos",
             smoothing=0.05, disable=not progress,
         )  # fmt: skip
-        job = _Job(clips.root, measure, filters, clips.template)
         num_unproved = 0
         with bar, closing(_measured(todo, job, num_workers=num_workers)) as rows:
             try:
@@ -590,20 +576,7 @@ def _known(folder: Path, identity: Mapping[str, Any]) -> dict[str, _Known]:
     return known
 
 
-def _stamp(path: Path, template: str | None) -> Stamp:
-    """What tells whether a video or a frame folder is another one now.
-
-    Raises:
-        OSError: the video is not there.
-        ValueError: the folder or a frame in it is not there.
-    """
-    if template is not None:
-        return FrameFolder(path, template).stamp()
-    stat = os.stat(path)
-    return Stamp(stat.st_size, stat.st_mtime_ns)
-
-
-def _not_known(paths: Sequence[str], clips: Clips, known: Mapping[str, _Known]) -> list[str]:
+def _not_known(paths: Sequence[str], job: _Job, known: Mapping[str, _Known]) -> list[str]:
     """The paths that are to be measured: those without a row, and those whose file is another one now."""
 
     def is_known(path: str) -> bool:
@@ -611,7 +584,7 @@ def _not_known(paths: Sequence[str], clips: Clips, known: Mapping[str, _Known]) 
         if row is None or row.size_bytes is None:
             return False
         try:
-            return _stamp(clips.root / path, clips.template) == (row.size_bytes, row.mtime_ns)
+            return job.video(path).stamp() == (row.size_bytes, row.mtime_ns)
         except (OSError, ValueError):
             return False
 
@@ -624,30 +597,35 @@ def _not_known(paths: Sequence[str], clips: Clips, known: Mapping[str, _Known]) 
 class _Job:
     """What a worker does with each path that it gets."""
 
-    root: Path
+    clips: Clips
     measure: Measure
-    filters: Filters | None
-    template: str | None = None
+
+    def video(self, path: str) -> Video:
+        """The whole video of a path; errors in the index call it by its file."""
+        row = self._rows[path]
+        return self.clips.video(row, name=str(self.clips.file(row))).whole
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {path: row for row, path in enumerate(self.clips.paths)}
 
     def row(self, path: str) -> dict[str, Any]:
         """Measure one video or frame folder. Whatever is wrong with it is in the row."""
-        file, empty = self.root / path, _empty_row(path)
+        file, empty = self.clips.root / path, _empty_row(path)
         if not is_utf8(path):
             return empty | {"error": _not_utf8(path)}
         try:
-            before = _stamp(file, self.template)
+            video = self.video(path)
+            before = video.stamp()
         except OSError as error:
             return empty | {"error": f"{file}: {error.strerror}. Check the path in the list and the root folder."}
         except ValueError as error:
             return empty | {"error": str(error)}
-        if not os.access(file, os.R_OK):  # no stamp: tried again, whatever puts it right
+        if file.exists() and not os.access(file, os.R_OK):  # no stamp: tried again, whatever puts it right
             return empty | {"error": f"{file}: it may not be read. Check its permissions."}
         stamp = before._asdict()
         try:
-            if self.template is not None:
-                found = measure_folder(FrameFolder(file, self.template), measure=self.measure, filters=self.filters)
-            else:
-                found = measure_video(file, measure=self.measure, filters=self.filters)
+            found = measure_video(video, measure=self.measure)
             error_text = None
         except ValueError as error:
             error_text = str(error)
@@ -655,7 +633,7 @@ class _Job:
             # not foreseen: lack of memory, a failing disk. Without its stamp the file is tried again next time.
             return empty | {"error": f"{file}: {type(error).__name__}: {error}"}
         try:
-            after = _stamp(file, self.template)
+            after = video.stamp()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             return empty | {"error": f"{file}: {reason}. It was there when reading it began."}
@@ -665,16 +643,19 @@ class _Job:
             }
         if error_text is not None:
             return empty | stamp | {"error": error_text}
-        return empty | stamp | {
-            "num_frames": len(found.motion) + 1,
-            "frames_per_second": found.frames_per_second,
-            "codec": found.codec,
-            "width": found.width,
-            "height": found.height,
-            "keyframes": found.keyframes.astype(np.int32),
-            "motion": found.motion,
-            _IS_PROVED_WHOLE: found.is_proved_whole,
-        }  # fmt: skip
+        return empty | stamp | _columns(found) | {"motion": found.motion, _IS_PROVED_WHOLE: found.is_proved_whole}
+
+
+def _columns(found: Measured) -> dict[str, Any]:
+    """What was learnt of a video besides its motion."""
+    return {
+        "num_frames": len(found.motion) + 1,
+        "frames_per_second": found.frames_per_second,
+        "codec": found.codec,
+        "width": found.width,
+        "height": found.height,
+        "keyframes": found.keyframes.astype(np.int32),
+    }
 
 
 _IS_PROVED_WHOLE = "is proved whole"
@@ -797,7 +778,7 @@ def _work(connection: Connection, job: _Job) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, name="follow-parent", daemon=True).start()
-    if job.measure == "pa":
+    if job.measure.name == "pa":
         import torch  # noqa: PLC0415  only this measure needs it
 
         torch.set_num_threads(1)  # a worker a core
@@ -856,6 +837,7 @@ def import_json(
         )
     if json_format == "auto":
         json_format = _json_format(file, curves)
+    job = _Job(clips, Pixel())
     identity = {"measure": "imported", "parameters": {"format": json_format}}
     errors: dict[str, str] = {}
     with _locked(out):
@@ -865,7 +847,7 @@ def import_json(
             if name not in curves:
                 errors[path] = f"{path}: {file} has no clip {name!r}."
                 continue
-            row = _imported_row(clips, path, curves[name], cumulated=json_format == "cumulated", source=file)
+            row = _imported_row(job, path, curves[name], cumulated=json_format == "cumulated", source=file)
             if row["error"] is not None:
                 errors[path] = row["error"]
             writer.add(row)
@@ -964,8 +946,8 @@ def _paths_by_name(paths: Sequence[str], source: Path) -> dict[str, str]:
     return by_name
 
 
-def _imported_row(clips: Clips, path: str, curve: list[float], *, cumulated: bool, source: Path) -> dict[str, Any]:
-    file, row = clips.root / path, _empty_row(path)
+def _imported_row(job: _Job, path: str, curve: list[float], *, cumulated: bool, source: Path) -> dict[str, Any]:
+    clips, row = job.clips, _empty_row(path)
     if not is_utf8(path):
         return row | {"error": _not_utf8(path)}
     values = np.array(curve, np.float64)
@@ -978,50 +960,21 @@ def _imported_row(clips: Clips, path: str, curve: list[float], *, cumulated: boo
     values = np.maximum(values, 0)
     motion = (values**2 if cumulated else values).astype(np.float32)
     row |= {"num_frames": len(motion) + 1, "motion": motion}
-    if not file.exists():
+    if not (clips.root / path).exists():
         if not curve:
             # the released scripts leave nothing for a video that they could not decode
             return _empty_row(path) | {"error": f"{path}: has no values in {source}. Measure it anew."}
         return row
     try:
-        facts = _facts(file, clips.template)
+        video = job.video(path)
+        stamp, found = video.stamp(), video_facts(video)
     except ValueError as error:
         return _empty_row(path) | {"error": str(error)}
+    facts = stamp._asdict() | _columns(found)
     if facts["num_frames"] != len(motion) + 1:
-        found, another = ("file shows", "file") if clips.template is None else ("folder has", "video")
+        found_by, another = ("folder has", "video") if clips.are_folders else ("file shows", "file")
         return _empty_row(path) | {
-            "error": f"{path}: {source} has {len(motion)} values, for {len(motion) + 1} frames; the {found} "
+            "error": f"{path}: {source} has {len(motion)} values, for {len(motion) + 1} frames; the {found_by} "
             f"{facts['num_frames']}. It was decoded in another way or is another {another}. Measure it anew."
         }
     return row | facts
-
-
-def _facts(file: Path, template: str | None) -> dict[str, Any]:
-    """All columns but the path and the curve. Only a video whose headers do not tell its frames is decoded for them."""
-    stamp = _stamp(file, template)._asdict()
-    if template is not None:
-        folder = FrameFolder(file, template)
-        num_frames = folder.count_frames()
-        (picture,) = folder.read([0])
-        return stamp | {
-            "num_frames": num_frames,
-            "codec": "mjpeg",
-            "width": picture.width,
-            "height": picture.height,
-            "keyframes": np.arange(num_frames, dtype=np.int32),
-        }  # fmt: skip
-    with open_scanned(file) as scanned:
-        found, table, rate = scanned.scan, scanned.table, scanned.video.stream.average_rate
-        num_frames = found.num_frames
-        if table.level == "full":
-            rows = [frame.pts for frame in decode(scanned)]
-            num_frames, table = len(rows), shown_packets(table, rows)
-    width, height = found.upright_size
-    return stamp | {
-        "num_frames": num_frames,
-        "frames_per_second": float(rate) if rate else None,
-        "codec": found.codec,
-        "width": width,
-        "height": height,
-        "keyframes": packet_keyframes(table).astype(np.int32),
-    }

@@ -30,6 +30,7 @@ __all__ = [
     "Scan",
     "ScannedVideo",
     "check_picks",
+    "frame_seconds",
     "needed_packets",
     "open_scanned",
     "open_video",
@@ -171,6 +172,8 @@ class PacketTable:
     """Why not level "packets"; empty at that level."""
     is_damaged: bool = False
     """The reason is that headers make no sense. Every packet should give a frame all the same."""
+    is_decoded: bool = False
+    """At level "full": decoding has told which packets give frames, and in which order, see :func:`shown_packets`."""
     num_skipped: int = 0
     """Packets before the first one that decoding can start at, not to be decoded."""
 
@@ -244,14 +247,14 @@ def shown_packets(table: PacketTable, rows: Sequence[int | None]) -> PacketTable
             tell, or tells twice of one packet, the table stays as it is.
     """
     if None in rows or len(set(rows)) != len(rows):
-        return table
+        return replace(table, is_decoded=True)
     shown = np.array(rows, np.int64)
     others = np.setdiff1d(np.arange(len(table.pts)), shown)
     order = np.empty(len(table.pts), np.int64)
     order[np.concatenate([shown, others])] = np.arange(len(order))
     shows = np.zeros(len(order), bool)
     shows[shown] = True
-    return replace(table, pts=order, order=order, shows=shows, discard=np.zeros(len(order), bool))
+    return replace(table, pts=order, order=order, shows=shows, discard=np.zeros(len(order), bool), is_decoded=True)
 
 
 def check_picks(picks: np.ndarray, *, num_frames: int) -> None:
@@ -286,6 +289,10 @@ class Scan:
     """BT.601 also where there is no chroma."""
     is_proved_whole: bool = True
     """The file tells where it ends, and ends there. Otherwise nobody can know whether it was cut off."""
+    frames_per_second: float | None = None
+    """On average; None where the file does not tell."""
+    tick_seconds: float = 0.0
+    """Unit of the times in ``packets``."""
     packets: PacketTable | None = field(default=None, compare=False, repr=False)
     """Each packet."""
 
@@ -293,6 +300,22 @@ class Scan:
     def upright_size(self) -> tuple[int, int]:
         """(width, height) of the frames, turned upright."""
         return self.turn.size(self.width, self.height)
+
+
+def frame_seconds(found: Scan) -> np.ndarray:
+    """When each frame is shown, (F,) float64 rising seconds from the first frame on.
+
+    By the timestamps of their packets; where these do not rise (AVI has none, raw streams neither) by the frame rate.
+    NaN where there is none either.
+    """
+    assert found.packets is not None
+    table = found.packets
+    # Without headers that tell, the order of presentation is that of the timestamps.
+    times = table.pts[table.frames] if table.level != "full" else np.sort(table.pts[table.shows & ~table.discard])
+    if len(times) == found.num_frames and times.min() != _NO_TIME and (np.diff(times) > 0).all() and found.tick_seconds:
+        return np.asarray((times - times[0]) * found.tick_seconds)
+    rate = found.frames_per_second
+    return np.arange(found.num_frames) / rate if rate else np.full(found.num_frames, np.nan)
 
 
 @dataclass(frozen=True)
@@ -412,6 +435,8 @@ def read_packets(video: OpenVideo) -> tuple[Scan, list[Packet] | None]:
         turn=turn,
         colour_matrix=colours,
         is_proved_whole=facts.is_proved_whole,
+        frames_per_second=float(stream.average_rate) if stream.average_rate else None,
+        tick_seconds=float(stream.time_base) if stream.time_base else 0.0,
         packets=table,
     )
     return found_scan, kept

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 # Graph first: where DALI is missing, it says what to install.
 # isort: off
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .graph import (
     GPU_DECODER_BIAS,
@@ -23,10 +24,10 @@ from nvidia.dali.pipeline import do_not_convert
 
 # isort: on
 from .rand_augment import RandAugment
-from .sampling import Dense, MotionGuided, Uniform
+from .sampling import MotionGuided, Sampler
 from .source import EncodedSource, HostSource, PictureSource
 
-__all__ = ["decoded_clips", "encoded_clips", "picture_clips"]
+__all__ = ["IN_GRAPH", "decoded_clips", "encoded_clips", "picture_clips"]
 
 _Outputs = tuple[DataNode, DataNode, DataNode, DataNode, DataNode, DataNode, DataNode]
 
@@ -36,6 +37,7 @@ _FORMATS = {
     "picture": (types.UINT8, 1),
     "is_all": (types.BOOL, 0),
     "targets": (types.FLOAT64, 1),
+    "start": (types.INT64, 0),
     "decoded": (types.INT32, 1),
     "places": (types.INT32, 1),
     "crop": (types.INT32, 1),
@@ -52,6 +54,21 @@ _FORMATS = {
     "error": (types.UINT8, 1),
 }
 """Type and number of dimensions of each column that the sources give."""
+
+
+def _guided(sampler: MotionGuided, motion: DataNode, targets: DataNode) -> DataNode:
+    return guided_frames(motion, targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+
+
+IN_GRAPH: dict[type[Any], Callable[[Any, DataNode, DataNode], DataNode]] = {MotionGuided: _guided}
+"""Samplers whose frames a graph can choose by the motion that it measures: (sampler, motion, targets) -> frames. A
+sampler of a user's own is NumPy: its frames must be known before."""
+
+
+@do_not_convert
+def choose_in_graph(sampler: Sampler, motion: DataNode, targets: DataNode) -> DataNode:
+    """(T,) int32 frames that a sampler of :data:`IN_GRAPH` chooses of a clip."""
+    return IN_GRAPH[type(sampler)](sampler, motion, targets)
 
 
 @do_not_convert  # plain Python, which the conversion of conditionals does not take whole
@@ -141,7 +158,6 @@ def decoded_clips(
 def encoded_clips(
     source: EncodedSource,
     *,
-    sampler: MotionGuided | Uniform | Dense,
     size: int,
     device: str,
     dtype: types.DALIDataType,
@@ -153,7 +169,6 @@ def encoded_clips(
 
     Args:
         source: called in worker processes; reads files and headers, and decodes what the graph cannot.
-        sampler: how frames are chosen.
         size: side of the clips in pixels.
         device: "gpu", or "cpu" to run the same graph without one (VP8, VP9 and MJPEG).
         dtype: of the clips.
@@ -171,20 +186,18 @@ def encoded_clips(
     if row["in_graph"]:
         measured = row["measured"]
         if source.sparse:
-            frames = row["frames"]
-            chosen = take_frames(decode_frames(row["file"], row["decoded"], device=decoder), row["places"])
+            video = decode_frames(row["file"], row["decoded"], device=decoder)
+        elif row["is_all"]:
+            video = decode_video(row["file"], device=decoder)
         else:
-            if row["is_all"]:
-                video = decode_video(row["file"], device=decoder)
-            else:
-                video = decode_frames(row["file"], row["decoded"], device=decoder)
-            if isinstance(sampler, MotionGuided):
-                measured = motion_curve(video).cpu() if device == "gpu" else motion_curve(video)
-                picks = guided_frames(measured, row["targets"], mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
-                frames = fn.cast(picks, dtype=types.INT64)
-            else:
-                frames = row["frames"]
-            chosen = take_frames(video, fn.cast(frames, dtype=types.INT32))
+            video = decode_frames(row["file"], row["decoded"], device=decoder)
+        if source.picks_in_graph:
+            measured = motion_curve(video).cpu() if device == "gpu" else motion_curve(video)
+            places = choose_in_graph(source.plan.sampler, measured, row["targets"])
+            frames = fn.cast(places, dtype=types.INT64) + row["start"]
+        else:
+            places, frames = row["places"], row["frames"]
+        chosen = take_frames(video, places)
         clip = _views(
             chosen,
             row,

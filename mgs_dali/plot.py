@@ -16,12 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from .annotations import escaped
-from .motion import MotionMeter
+from .motion import Pixel
 from .motion_index import MotionIndex
-from .packets import Scan
 from .rawframes import FrameFolder
 from .sampling import MotionGuided, motion_cdf, motion_guided_frames, segment_targets, uniform_frames
-from .video import decode_chosen, decode_file, rgb
+from .video import rgb
+from .video_file import Video, VideoFile, open_video
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,6 +48,7 @@ __all__ = [
     "draw",
     "draw_sheet",
     "film_strip",
+    "indexed_video",
     "jpeg",
     "pick_difference",
     "plot_sheet",
@@ -218,13 +219,12 @@ def choose(video: Path, *, sampler: MotionGuided) -> Choice:
     """
     if not video.is_file():
         raise ValueError(f"{video}: there is no such file (working folder: {Path.cwd()}). Give the path of a video.")
-    name, meter = str(video), MotionMeter()
-    for _ in meter.watch(decode_file(video, name=name)):
-        pass
-    guided, uniform = both_picks(meter.curve, sampler=sampler)
-    pictures = chosen_pictures(video, np.union1d(guided, uniform), name=name)
+    opened = open_video(video)
+    motion = opened.motion(Pixel())
+    guided, uniform = both_picks(motion, sampler=sampler)
+    pictures = chosen_pictures(opened, np.union1d(guided, uniform))
     targets = segment_targets(sampler.num_segments)
-    return Choice(escaped(video.name), sampler, meter.curve, targets, guided, uniform, pictures)
+    return Choice(escaped(video.name), sampler, motion, targets, guided, uniform, pictures)
 
 
 def pick_difference(guided: np.ndarray, uniform: np.ndarray, *, num_frames: int) -> float:
@@ -271,60 +271,46 @@ def choose_indexed(
     error = ""
     try:
         picks = np.union1d(guided, uniform)
-        pictures = chosen_pictures(
-            root / path,
-            picks,
-            name=str(root / path),
-            box_pixels=box_pixels,
-            measured_num_frames=len(motion) + 1,
-            template=template,
-        )
+        video = indexed_video(root / path, template=template)
+        pictures = chosen_pictures(video, picks, box_pixels=box_pixels, num_measured=len(motion) + 1)
     except (ValueError, OSError) as problem:
         error = escaped(str(problem))
     return Choice(path, sampler, motion, segment_targets(sampler.num_segments), guided, uniform, pictures, error)
 
 
+def indexed_video(file: Path, *, template: str | None) -> Video:
+    """The video of a path in an index.
+
+    Raises:
+        ValueError: it is a folder, and there is no template of the names of its frames.
+    """
+    if template is not None:
+        return FrameFolder(file, template)
+    if file.is_dir():
+        raise ValueError(f"{file}: a folder. If it holds frames, say how they are named: --template 'img_{{:05}}.jpg'.")
+    return VideoFile(file)
+
+
 def chosen_pictures(
-    file: Path,
+    video: Video,
     picks: np.ndarray,
     *,
-    name: str,
     box_pixels: tuple[int, int] | None = None,
-    measured_num_frames: int | None = None,
-    template: str | None = None,
+    num_measured: int | None = None,
 ) -> dict[int, np.ndarray]:
     """Frames of a video as pictures, (H, W, 3) uint8 RGB by frame. Only what these frames depend on is decoded.
 
     Args:
-        file: the video.
+        video: the video.
         picks: (T,) frames.
-        name: what to call the file in errors.
         box_pixels: (width, height) that the pictures are made small enough for; their own size by default.
-        measured_num_frames: how many frames its motion curve is of, where that was measured earlier.
-        template: of the names of frames, where ``file`` is a frame folder.
+        num_measured: how many frames its motion curve is of, where that was measured earlier.
 
     Raises:
         ValueError: the video cannot be read or decoded, or is not the one that was measured.
     """
-
-    def checked(found: Scan) -> np.ndarray:
-        if measured_num_frames is not None and found.num_frames != measured_num_frames:
-            raise ValueError(
-                f"{name}: the motion index holds {measured_num_frames} frames of it, the file shows "
-                f"{found.num_frames}. It has changed since: run mgs-dali index again."
-            )
-        return picks
-
-    wanted = set(picks.tolist())
-    if template is not None:
-        folder, order = FrameFolder(file, template, name=name), sorted(wanted)
-        folder.clip(0, -1, num_indexed=measured_num_frames)
-        decoded = zip(order, folder.decode(order), strict=True)
-        return {frame: _fitted(rgb(picture), box_pixels) for frame, picture in decoded}
-    if file.is_dir():
-        raise ValueError(f"{name}: a folder. If it holds frames, say how they are named: --template 'img_{{:05}}.jpg'.")
-    frames = decode_chosen(file, checked, name=name).frames
-    return {frame: _fitted(rgb(frames[frame]), box_pixels) for frame in sorted(wanted)}
+    decoded = video.pictures(picks, num_measured=num_measured).decoded
+    return {frame: _fitted(rgb(decoded[frame]), box_pixels) for frame in sorted(decoded)}
 
 
 def _fitted(picture: np.ndarray, box_pixels: tuple[int, int] | None) -> np.ndarray:

@@ -6,21 +6,28 @@ Frames are counted from 0 as everywhere; the files are numbered from 1, as mmact
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
 from typing import NamedTuple
 
 import av
 import av.logging
+import numpy as np
 from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from .motion import Measure, choose_frames
+from .packets import Scan
 from .pyav import AS_STORED, complaint, decoder_options, ffmpeg_reason, listening
+from .sampling import Sampler
+from .videos import Choose, Pictures, Reading, Stamp, clip_span
 
-__all__ = ["FrameFolder", "Picture", "Stamp", "check_jpeg", "decode_pictures"]
+__all__ = ["FrameFolder", "Picture", "check_jpeg", "check_template", "decode_pictures"]
 
 
 class Picture(NamedTuple):
@@ -32,24 +39,51 @@ class Picture(NamedTuple):
     height: int
 
 
-class Stamp(NamedTuple):
-    """What tells whether frames were changed, added, removed or renamed since."""
+def check_template(template: str) -> None:
+    """Check that a template names the frames of a folder by their number, and by nothing else.
 
-    size_bytes: int
-    """Of all frames together."""
-    mtime_ns: int
-    """The latest change of a frame or of the folder itself, nanoseconds since 1970."""
+    Raises:
+        ValueError: it does not; the message has examples.
+    """
+    try:
+        parsed = [(name, spec, how) for _, name, spec, how in Formatter().parse(template) if name is not None]
+    except ValueError:
+        parsed = []
+    if len(parsed) == 1 and "/" not in template:
+        ((name, spec, conversion),) = parsed
+        # Nothing but the number itself: a field such as {0.__class__} or {0!r} would format, but to something else.
+        if name in ("", "0") and not conversion and re.fullmatch(r"(0\d{1,2})?d?", spec or ""):
+            return
+    percent = " What is %05d elsewhere is {:05} here." if "%" in template else ""
+    raise ValueError(
+        f"template {template!r} does not name a file by its number. It must have exactly one pair of braces, empty or "
+        "with a zero-padded width, and no folders, such as 'img_{:05}.jpg' (which names img_00001.jpg), '{:05}.jpg', "
+        f"'{{:06d}}.jpg' or '{{}}.jpg'.{percent}"
+    )
 
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """A folder of numbered JPEG files."""
+    """A folder of numbered JPEG files, or the part of it that is a clip."""
 
     path: Path
     template: str
     """How a file is named by its number, such as ``img_{:05}.jpg``, as :func:`mgs_dali.read_annotations` takes it."""
     name: str = ""
     """What to call the folder in errors; its path by default."""
+    first_frame: int = 0
+    """Where the clip begins."""
+    num_frames: int = -1
+    """How many frames the clip has; -1 for all from ``first_frame`` on."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", str(self.path))
+
+    @property
+    def whole(self) -> FrameFolder:
+        """The folder that this is a clip of."""
+        return replace(self, first_frame=0, num_frames=-1)
 
     def file(self, index: int) -> Path:
         """Where frame ``index`` is."""
@@ -74,40 +108,129 @@ class FrameFolder:
             newest = max(os.stat(self.path).st_mtime_ns, *(stat.st_mtime_ns for stat in stats))
         except OSError as error:
             raise ValueError(
-                f"{self._name}: {error.strerror}. Something takes files away while they are read."
+                f"{self.name}: {error.strerror}. Something takes files away while they are read."
             ) from error
         return Stamp(sum(stat.st_size for stat in stats), newest)
 
-    def clip(self, first_frame: int, num_frames: int, *, num_indexed: int | None = None) -> range:
-        """The frames of a clip in this folder.
-
-        Without ``num_frames`` the folder is listed; else one look at the clip's last file tells that it is there.
-
-        Args:
-            first_frame: where the clip begins.
-            num_frames: how many frames it has; -1 for all from ``first_frame`` on.
-            num_indexed: how many frames the motion index holds of the folder, where there is one.
+    def span(self, num_there: int) -> range:
+        """The frames of the clip in a folder of so many.
 
         Raises:
-            ValueError: the folder has fewer frames, or another number than the index holds.
+            ValueError: it has fewer.
         """
-        if num_indexed is not None and not (self._has(num_indexed - 1) and not self._has(num_indexed)):
-            raise ValueError(
-                f"{self._name}: the motion index holds {num_indexed} frames of it, the folder has "
-                f"{self.count_frames()}. It has changed since: run mgs-dali index again."
-            )
-        stop = first_frame + num_frames
-        if num_frames == -1:
-            stop = self.count_frames() if num_indexed is None else num_indexed
-        is_there = stop <= num_indexed if num_indexed is not None else self._has(stop - 1)
-        if first_frame >= stop or not is_there:
-            wanted = f"{num_frames} frames" if num_frames != -1 else "at least one frame"
-            offset = f" from offset {first_frame} on" if first_frame else ""
-            raise ValueError(
-                f"{self._name}: the list has {wanted} of it{offset}, the folder has {self.count_frames()}. Correct the "
-                "line of the list, or extract the frames again."
-            )
-        return range(first_frame, stop)
+        return clip_span(
+            num_there,
+            first_frame=self.first_frame,
+            num_frames=self.num_frames,
+            name=self.name,
+            what="folder",
+            advice="Correct the line of the list, or extract the frames again.",
+        )
+
+    def found(self, *, num_measured: int | None = None) -> Reading:
+        """What is known to those who choose frames.
+
+        Where the clip's length is not known, the folder is listed; else one look at the clip's last file tells that it
+        is there.
+
+        Args:
+            num_measured: how many frames its motion curve is of, where that was measured earlier.
+
+        Raises:
+            ValueError: the folder has another number of frames, or fewer than the clip takes.
+        """
+        if num_measured is not None:
+            if not (self._has(num_measured - 1) and not self._has(num_measured)):
+                raise ValueError(
+                    f"{self.name}: the motion index holds {num_measured} frames of it, the folder has "
+                    f"{self.count_frames()}. It has changed since: run mgs-dali index again."
+                )
+            return Reading(self.name, num_measured, self.span(num_measured))
+        stop = self.first_frame + self.num_frames
+        num_there = stop if self.num_frames != -1 and self._has(stop - 1) else self.count_frames()
+        return Reading(self.name, num_there, self.span(num_there))
+
+    def scan(self) -> Scan:
+        """What the folder and the header of the clip's first picture say. Nothing is decoded.
+
+        Raises:
+            ValueError: as :meth:`count_frames` and :meth:`read`.
+        """
+        num_frames = self.count_frames()
+        (first,) = self.read([self.span(num_frames).start])
+        return Scan("mjpeg", first.width, first.height, "unknown", num_frames, num_frames)
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """The folder, for a measure of motion.
+
+        Raises:
+            ValueError: as :meth:`scan`.
+        """
+        scan = self.scan()
+        span = self.span(scan.num_frames)
+        yield Reading(self.name, scan.num_frames, span, scan, lambda: self.decode(span))
+
+    def read_chosen(
+        self,
+        choose: np.ndarray | Choose,
+        *,
+        num_measured: int | None = None,
+        watch: Callable[[Iterable[VideoFrame]], Iterable[VideoFrame]] | None = None,
+    ) -> tuple[np.ndarray, dict[int, Picture]]:
+        """Choose frames, and read their files. They are decoded where ``watch`` is to see them, and only then.
+
+        Args:
+            choose, num_measured, watch: as those of :meth:`mgs_dali.video_file.VideoFile.pictures`.
+
+        Returns:
+            frames: (T,) int64.
+            pictures: by frame, each once; all of one size.
+
+        Raises:
+            ValueError: the folder or a frame is not there or damaged, or is not the one that was measured.
+        """
+        found = self.found(num_measured=num_measured)
+        if watch is not None:
+            for _ in watch(self.decode(found.span)):
+                pass
+        frames = choose(found) if callable(choose) else np.asarray(choose)
+        each = np.unique(frames).tolist()
+        return frames, dict(zip(each, self.read(each), strict=True))
+
+    def pictures(
+        self,
+        choose: np.ndarray | Choose,
+        *,
+        sparse: bool = True,  # noqa: ARG002  every picture is decoded by itself
+        num_measured: int | None = None,
+        watch: Callable[[Iterable[VideoFrame]], Iterable[VideoFrame]] | None = None,
+    ) -> Pictures:
+        """Decode frames, as :meth:`mgs_dali.video_file.VideoFile.pictures` does.
+
+        Raises:
+            ValueError: as :meth:`read_chosen`.
+        """
+        frames, chosen = self.read_chosen(choose, num_measured=num_measured, watch=watch)
+        decoded = dict(zip(chosen, decode_pictures(chosen.values(), name=self.name), strict=True))
+        return Pictures(frames, decoded, np.full(len(frames), np.nan))
+
+    def motion(self, measure: Measure) -> np.ndarray:
+        """How much each frame of the clip moves, see :meth:`mgs_dali.video_file.VideoFile.motion`.
+
+        Raises:
+            ValueError: a frame is missing or damaged, or the motion cannot be measured in this way.
+        """
+        with self.reading() as reading:
+            return measure.curve(reading)
+
+    def choose(self, sampler: Sampler, *, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Choose frames of the clip, see :meth:`mgs_dali.video_file.VideoFile.choose`.
+
+        Raises:
+            ValueError: as :meth:`motion`.
+        """
+        return choose_frames(self.reading(), sampler, rng=rng)
 
     def read(self, indices: Iterable[int]) -> Iterator[Picture]:
         """Read frames, in the order given.
@@ -126,15 +249,15 @@ class FrameFolder:
                     # which says what is wrong where the folder is not there, or the file is missing in between
                     hint = f" The folder has {self.count_frames()} frames."
                 raise ValueError(
-                    f"{self._name}: frame {file.name!r} cannot be read ({error.strerror}).{hint} Check the list and "
+                    f"{self.name}: frame {file.name!r} cannot be read ({error.strerror}).{hint} Check the list and "
                     "the root folder, or extract the frames again."
                 ) from error
-            width, height = check_jpeg(jpeg, name=f"{self._name}: {file.name}")
+            width, height = check_jpeg(jpeg, name=f"{self.name}: {file.name}")
             picture = Picture(file, jpeg, width, height)
             first = first or picture
             if (width, height) != (first.width, first.height):
                 raise ValueError(
-                    f"{self._name}: {file.name} has {width}x{height} pixels, {first.file.name} {first.width}x"
+                    f"{self.name}: {file.name} has {width}x{height} pixels, {first.file.name} {first.width}x"
                     f"{first.height}. A clip has one size: extract its frames again, or take it out of the list."
                 )
             yield picture
@@ -145,11 +268,7 @@ class FrameFolder:
         Raises:
             ValueError: as :meth:`read`, or a picture is damaged.
         """
-        return decode_pictures(self.read(indices), name=self._name)
-
-    @property
-    def _name(self) -> str:
-        return self.name or str(self.path)
+        return decode_pictures(self.read(indices), name=self.name)
 
     def _has(self, index: int) -> bool:
         return os.path.exists(self.file(index))
@@ -169,30 +288,30 @@ class FrameFolder:
                         other = entry.name
         except FileNotFoundError:
             raise ValueError(
-                f"{self._name}: no such folder. Check the path in the list and the root folder that it is relative to."
+                f"{self.name}: no such folder. Check the path in the list and the root folder that it is relative to."
             ) from None
         except NotADirectoryError:
             raise ValueError(
-                f"{self._name}: a file, not a folder of frames. For a list of videos leave out the template."
+                f"{self.name}: a file, not a folder of frames. For a list of videos leave out the template."
             ) from None
         except OSError as error:
-            raise ValueError(f"{self._name}: {error.strerror}. Check the folder's permissions.") from error
+            raise ValueError(f"{self.name}: {error.strerror}. Check the folder's permissions.") from error
         first = self.template.format(1)
         if not found:
             what = f"files such as {other!r}" if other else "no files"
             raise ValueError(
-                f"{self._name}: no frame such as {first!r} in this folder, which has {what}. Check the template "
+                f"{self.name}: no frame such as {first!r} in this folder, which has {what}. Check the template "
                 f"({self.template!r}), or extract the frames again."
             )
         if 0 in found:
             raise ValueError(
-                f"{self._name}: has a frame {self.template.format(0)!r}, but frames are numbered from 1 on "
+                f"{self.name}: has a frame {self.template.format(0)!r}, but frames are numbered from 1 on "
                 f"({first!r}). Rename the files."
             )
         missing = next((number for number in range(1, len(found) + 1) if number not in found), None)
         if missing is not None:
             raise ValueError(
-                f"{self._name}: frame {self.template.format(missing)!r} is missing, although there are frames up to "
+                f"{self.name}: frame {self.template.format(missing)!r} is missing, although there are frames up to "
                 f"{self.template.format(max(found))!r}. Extract the frames again, or take the folder out of the list."
             )
         return [found[number] for number in range(1, len(found) + 1)]

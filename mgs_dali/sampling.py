@@ -11,7 +11,9 @@ the uniform and dense rules are those of mmaction2's ``SampleFrames`` and ``Dens
 
 import math
 import operator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,48 @@ PICKS = ("nearest", "inverse")
 LOADER_MEASURES = ("pixel", "packet")
 
 
+class Sampler(Protocol):
+    """A rule that chooses frames. One of your own has these members; see ``examples/own_sampler.py``.
+
+    A sampler that trains on less than it should be evaluated on has besides them ``for_evaluation()``, the sampler to
+    evaluate with.
+    """
+
+    @property
+    def num_segments(self) -> int:
+        """``T``, frames per clip."""
+
+    @property
+    def needs_motion(self) -> bool:
+        """Whether `frames` wants a motion curve. Measuring one takes decoding the whole clip, or an index."""
+
+    def targets(self, *, num_clips: int = 1, rng: np.random.Generator | None = None) -> Floats:
+        """Return what is decided before anything is known of the video, such as where in it frames are taken.
+
+        Args:
+            num_clips: clips of the video, at least 1; at most 1 with `rng`.
+            rng: draw one clip at random (training). Without one, what evaluation takes, which is always the same.
+
+        Returns:
+            (N,) float64, clip after clip; N is the same for every video.
+
+        Raises:
+            ValueError: there is no such number of clips.
+        """
+
+    def frames(self, num_frames: int, targets: Floats, motion: Any, /) -> Frames:
+        """Return the frames of the clips.
+
+        Args:
+            num_frames: ``F``, frames of the video, at least 1.
+            targets: as `targets` gives them.
+            motion: (F - 1,) float32, the motion curve; None where `needs_motion` is False.
+
+        Returns:
+            (num_clips * T,) int64 frames in ``[0, F - 1]``, clip after clip.
+        """
+
+
 @dataclass(frozen=True)
 class MotionGuided:
     """Sample where the video moves: `motion_guided_frames` with these parameters.
@@ -32,26 +76,40 @@ class MotionGuided:
         mu: exponent that smooths the motion: 0 is uniform in time, 1 is the raw motion, 0.5 is the published value.
         floor: share of the mean motion that is added to every gap, so that still parts keep some frames. 0 adds none.
         pick: ``"nearest"`` (the released code) or ``"inverse"`` (can reach the last frame).
-        measure: how a loader without a motion index measures the motion: ``"pixel"``, which decodes the whole video, or
-            ``"packet"``, the sizes of its compressed frames, for which nothing is decoded.
+        measure: how a loader without a motion index measures the motion: ``"pixel"``, which decodes the whole video,
+            ``"packet"``, the sizes of its compressed frames, for which nothing is decoded, or a measure of your own for
+            which nothing is decoded either (:class:`mgs_dali.motion.Measure`).
     """
 
     num_segments: int = 8
     mu: float = 0.5
     floor: float = 0.0
     pick: str = "nearest"
-    measure: str = "pixel"
+    measure: Any = "pixel"
+
+    needs_motion: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_count("num_segments", self.num_segments)
         _check_smoothing(self.mu, self.floor)
         _check_pick(self.pick)
-        if self.measure not in LOADER_MEASURES:
+        if getattr(self.measure, "needs_decoding", True) and self.measure not in LOADER_MEASURES:
             allowed = ", ".join(map(repr, LOADER_MEASURES))
             raise ValueError(
                 f"measure must be one of {allowed}, found {self.measure!r}. Others need a motion index: mgs-dali index "
                 "LIST --measure NAME."
             )
+
+    def targets(self, *, num_clips: int = 1, rng: np.random.Generator | None = None) -> Floats:
+        """Return shares of the motion, one in each stratum of each clip: see `Sampler` and `strata_targets`."""
+        return strata_targets(self.num_segments, num_clips=num_clips, rng=rng, of=type(self).__name__)
+
+    def frames(self, num_frames: int, targets: npt.ArrayLike, motion: npt.ArrayLike | None = None) -> Frames:
+        """Return the frames that the targets fall on in the motion: see `Sampler` and `motion_guided_frames`."""
+        assert motion is not None
+        motion = np.asarray(motion)
+        assert len(motion) == num_frames - 1
+        return motion_guided_frames(motion, targets, mu=self.mu, floor=self.floor, pick=self.pick)
 
 
 @dataclass(frozen=True)
@@ -67,8 +125,22 @@ class Uniform:
     num_segments: int = 8
     keep_tail: bool = True
 
+    needs_motion: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         _check_count("num_segments", self.num_segments)
+
+    def targets(self, *, num_clips: int = 1, rng: np.random.Generator | None = None) -> Floats:
+        """Return shares of the time, one in each stratum of each clip: see `Sampler` and `strata_targets`."""
+        return strata_targets(self.num_segments, num_clips=num_clips, rng=rng, of=type(self).__name__)
+
+    def frames(self, num_frames: int, targets: npt.ArrayLike, motion: npt.ArrayLike | None = None) -> Frames:
+        """Return the frames at these shares of the time: see `Sampler` and `uniform_frames`."""
+        return uniform_frames(num_frames, targets, keep_tail=self.keep_tail)
+
+    def for_evaluation(self) -> "Uniform":
+        """Return the sampler that sees the whole video."""
+        return replace(self, keep_tail=True)
 
 
 @dataclass(frozen=True)
@@ -83,60 +155,86 @@ class Dense:
     num_segments: int = 8
     span_frames: int = 64
 
+    needs_motion: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         _check_span(self.num_segments, self.span_frames)
 
+    def targets(self, *, num_clips: int = 1, rng: np.random.Generator | None = None) -> Floats:
+        """Return where the stretches start, (num_clips,) float64 from 0 to 1: see `Sampler`.
 
-def sampling_targets(
-    sampler: MotionGuided | Uniform | Dense, *, num_clips: int = 1, rng: np.random.Generator | None = None
-) -> Floats:
-    """Return where in a video the frames of its clips are taken, before anything is known of the video.
-
-    Args:
-        sampler: how frames are chosen.
-        num_clips: of the video, at least 1. For strata (motion-guided and uniform) the first clip has their centres and
-            the second their starts (mmaction2's ``twice_sample``), and there are no more. Dense clips start evenly
-            spread from the first to the last possible start; a single one in the middle.
-        rng: draw one clip at random instead (training).
-
-    Returns:
-        (num_clips * T,) float64 positions in [0, 1), clip after clip; for `Dense` (num_clips,) starts in [0, 1].
-
-    Raises:
-        ValueError: the sampler has no such number of clips.
-    """
-    assert rng is None or num_clips == 1
-    if isinstance(sampler, Dense):
+        Those of evaluation are evenly spread from the first to the last possible start; a single one is in the middle.
+        """
+        assert rng is None or num_clips == 1
         if rng is not None:
             return np.array([rng.random()])
         return dense_starts(num_clips) if num_clips > 1 else np.array([0.5])
-    if rng is not None:
-        return segment_targets(sampler.num_segments, rng)
-    if num_clips not in (1, 2):
+
+    def frames(self, num_frames: int, targets: npt.ArrayLike, motion: npt.ArrayLike | None = None) -> Frames:
+        """Return the frames of the stretches that start there: see `Sampler` and `dense_frames`."""
+        starts = np.asarray(targets, np.float64).tolist()
+        clips = [dense_frames(num_frames, self.num_segments, start, span_frames=self.span_frames) for start in starts]
+        return np.concatenate(clips)
+
+
+def check_sampler(sampler: Any) -> None:
+    """Check that something is a sampler: one of `MotionGuided`, `Uniform` and `Dense`, or has the members of `Sampler`.
+
+    Raises:
+        ValueError: it is not; the message tells what is missing.
+    """
+    allowed = "Give MotionGuided(...), Uniform(...), Dense(...), or an object of your own with the members of Sampler"
+    if isinstance(sampler, type):
         raise ValueError(
-            f"{num_clips} clips of a video asked for, but {type(sampler).__name__} has at most 2: the centres of the "
-            "strata and their starts. Use the sampler Dense, or other views."
+            f"sampler ({sampler.__name__}) is a class, not a sampler. Call it: {sampler.__name__}(num_segments=8)."
         )
-    clips = [segment_targets(sampler.num_segments), stratum_starts(sampler.num_segments)]
-    return np.concatenate(clips[:num_clips])
+    members: dict[str, Callable[[Any], bool]] = {
+        "num_segments": lambda value: isinstance(value, int | np.integer) and bool(value >= 1),
+        "needs_motion": lambda value: isinstance(value, bool),
+        "targets": callable,
+        "frames": callable,
+    }
+    for name, is_right in members.items():
+        if not hasattr(sampler, name):
+            raise ValueError(f"sampler ({sampler!r}) is no sampler: it has no {name!r}. {allowed}.")
+        if not is_right(getattr(sampler, name)):
+            raise ValueError(
+                f"sampler ({sampler!r}) is no sampler: its {name!r} is {getattr(sampler, name)!r}, where num_segments "
+                "is a whole number of at least 1, needs_motion True or False, and targets and frames are methods."
+            )
 
 
-def timed_frames(sampler: Uniform | Dense, num_frames: int, targets: npt.ArrayLike) -> Frames:
-    """Return the frames that a sampler which does not ask for motion takes at the targets of `sampling_targets`.
+def evaluated(sampler: Sampler) -> Sampler:
+    """Return the sampler to evaluate with: itself, or what its ``for_evaluation()`` gives."""
+    of_its_own: Callable[[], Sampler] | None = getattr(sampler, "for_evaluation", None)
+    return sampler if of_its_own is None else of_its_own()
+
+
+def strata_targets(num_segments: int, *, num_clips: int, rng: np.random.Generator | None, of: str) -> Floats:
+    """Return targets in the strata of each clip of a video.
 
     Args:
-        sampler: how frames are chosen.
-        num_frames: of the video, at least 1.
-        targets: as `sampling_targets` gives them.
+        num_segments: ``T``, at least 1.
+        num_clips: the first clip has the strata's centres and the second their starts (mmaction2's ``twice_sample``),
+            and there are no more.
+        rng: draw one clip at random instead (training).
+        of: what to call the sampler in errors.
 
     Returns:
-        (num_clips * T,) int64 frames in ``[0, num_frames - 1]``, clip after clip.
+        (num_clips * T,) float64 positions in [0, 1), clip after clip.
+
+    Raises:
+        ValueError: there is no such number of clips.
     """
-    if isinstance(sampler, Uniform):
-        return uniform_frames(num_frames, targets, keep_tail=sampler.keep_tail)
-    starts = np.asarray(targets, np.float64).tolist()
-    clips = [dense_frames(num_frames, sampler.num_segments, x, span_frames=sampler.span_frames) for x in starts]
-    return np.concatenate(clips)
+    assert rng is None or num_clips == 1
+    if rng is not None:
+        return segment_targets(num_segments, rng)
+    if num_clips not in (1, 2):
+        raise ValueError(
+            f"{num_clips} clips of a video asked for, but {of} has at most 2: the centres of the strata and their "
+            "starts. Use the sampler Dense, or other views."
+        )
+    return np.concatenate([segment_targets(num_segments), stratum_starts(num_segments)][:num_clips])
 
 
 def segment_targets(num_segments: int, rng: np.random.Generator | None = None) -> Floats:

@@ -7,7 +7,6 @@ import os
 from statistics import fmean
 
 from .machine import Room, mib, more_shared_memory, shared_memory
-from .packets import open_video
 from .rawframes import FrameFolder
 from .source import Plan
 
@@ -36,17 +35,15 @@ def batch_bytes(plan: Plan, route: str, *, epoch: int, iteration: int) -> int:
 
 
 def _clip_bytes(plan: Plan, route: str, *, epoch: int, sample: int) -> int:
-    file = plan.clips.file(sample)
     if route == "gpu-sparse":
         return 0
+    video = plan.clips.video(sample)
+    if isinstance(video, FrameFolder):
+        (picture,) = video.read([video.first_frame])
+        return plan.num_picks * len(picture.jpeg)
     if route == "gpu":
-        return file.stat().st_size  # a copy of its packets
-    if plan.clips.template is not None:
-        folder = FrameFolder(file, plan.clips.template, name=plan.name(sample))
-        picture = folder.file(int(plan.clips.first_frames[sample])).stat().st_size
-        return plan.num_picks * picture
-    with open_video(file) as video:
-        _, _, width, height = plan.draws(epoch, sample).box(video.stream.width, video.stream.height)
+        return video.stamp().size_bytes  # a copy of its packets
+    _, _, width, height = plan.draws(epoch, sample).box(*video.scan().upright_size)
     return plan.num_picks * width * height * 3
 
 

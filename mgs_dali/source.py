@@ -10,9 +10,8 @@ import math
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,19 +22,19 @@ from .containers import UPRIGHT
 from .crops import Box, multi_scale_crop, random_resized_crop
 from .cut import Cut, cut_scanned
 from .headers import CLEAN
-from .motion import NO_PACKETS, MotionMeter, packet_motion, pixel_motion
-from .packets import Level, Scan, ScannedVideo, open_scanned, scan
+from .motion import NO_PACKETS, MotionMeter, measure_of
+from .packets import Scan, ScannedVideo
 from .rand_augment import RandAugment, draw_operations
-from .rawframes import FrameFolder, Picture, decode_pictures
-from .sampling import Dense, MotionGuided, Uniform, motion_guided_frames, sampling_targets, timed_frames
-from .video import decode_chosen, decode_then_choose, rgb_chosen
+from .rawframes import FrameFolder, Picture
+from .sampling import Sampler, check_sampler, evaluated
+from .video_file import Video, VideoFile, detour
+from .videos import Choose, Reading, frames_of_span
 from .views import ONE_VIEW, Views
 from .workers import follow_if_spawned
 
 __all__ = [
     "NOT_MEASURED",
     "TRAIN_CROPS",
-    "ChosenPictures",
     "Draws",
     "EncodedRow",
     "EncodedSource",
@@ -105,7 +104,7 @@ class Draws(NamedTuple):
     """What is decided for one sample of one epoch before its video is opened."""
 
     targets: np.ndarray
-    """float64: where the frames of its clips are taken, see :func:`mgs_dali.sampling.sampling_targets`."""
+    """float64: where the frames of its clips are taken, see :class:`mgs_dali.sampling.Sampler`."""
     flips: tuple[bool, ...]
     """For each crop, whether it is mirrored, left to right."""
     boxes: Callable[[int, int], list[Box]]
@@ -133,7 +132,7 @@ def sample_draws(
     sample: int,
     *,
     training: bool,
-    sampler: MotionGuided | Uniform | Dense,
+    sampler: Sampler,
     size: int,
     flip_probability: float = 0.0,
     train_crop: str = "multi_scale",
@@ -142,7 +141,7 @@ def sample_draws(
 ) -> Draws:
     """Draw a sample's targets, flip, crop and operations; without ``training``, those of the views, which are fixed."""
     if not training:
-        targets = sampling_targets(sampler, num_clips=views.num_clips)
+        targets = sampler.targets(num_clips=views.num_clips)
         return Draws(targets, tuple(views.flips), partial(views.boxes, size=size), _NO_OPERATIONS)
 
     def boxes(width: int, height: int) -> list[Box]:
@@ -152,7 +151,7 @@ def sample_draws(
         return [multi_scale_crop(width, height, crop_rng, size=size)]
 
     rng = sample_rng(seed, epoch, sample)
-    targets = sampling_targets(sampler, rng=rng)
+    targets = sampler.targets(rng=rng)
     flip = bool(rng.random() < flip_probability)
     operations = draw_operations(num_operations, rng) if num_operations else _NO_OPERATIONS
     return Draws(targets, (flip,), boxes, operations)
@@ -166,7 +165,7 @@ class Plan:
     """What every batch of one rank holds, epoch after epoch: the data set, how it is sampled, and the seed."""
 
     clips: Clips
-    sampler: MotionGuided | Uniform | Dense
+    sampler: Sampler
     batch_size: int
     training: bool
     """Shuffle and draw at random; otherwise list order and ``views``."""
@@ -190,8 +189,9 @@ class Plan:
     """What is seen of each video without ``training``."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.sampler, Uniform) and not self.training:
-            object.__setattr__(self, "sampler", replace(self.sampler, keep_tail=True))
+        check_sampler(self.sampler)
+        if not self.training:
+            object.__setattr__(self, "sampler", evaluated(self.sampler))
         if len(self.clips) == 0:
             raise ValueError(f"{self.clips.list_file}: no clips. The list needs at least one line.")
         for name, least in (("batch_size", 1), ("size", 1), ("seed", 0), ("rank", 0), ("world_size", 1)):
@@ -202,12 +202,13 @@ class Plan:
             raise ValueError(f"rank ({self.rank}) must be below world_size ({self.world_size}).")
         if not 0 <= self.flip_probability <= 1:
             raise ValueError(f"flip_probability ({self.flip_probability}) must be between 0 and 1.")
-        if self.motion_index is not None and getattr(self.sampler, "measure", "") == "packet":
+        needs_no_index = self.sampler.needs_motion and not measure_of(self.sampler).needs_decoding
+        if self.motion_index is not None and needs_no_index:
             raise ValueError(
                 "MotionGuided(measure='packet') measures motion without a motion index, and there is one. Leave out "
                 "one of the two; an index of packet sizes is made with: mgs-dali index LIST --measure packet."
             )
-        if self.clips.template is not None and getattr(self.sampler, "measure", "") == "packet":
+        if self.clips.are_folders and needs_no_index:
             raise ValueError(f"{self.clips.list_file}: {NO_PACKETS}")
         if self.train_crop not in TRAIN_CROPS:
             raise ValueError(f"train_crop ({self.train_crop!r}) must be one of {', '.join(map(repr, TRAIN_CROPS))}.")
@@ -221,7 +222,7 @@ class Plan:
                 "their scores must not be averaged. Use other crops, such as crops='three' (protocol accurate)."
             )
         if not self.training:
-            sampling_targets(self.sampler, num_clips=self.views.num_clips)  # checks how many clips there are
+            self.sampler.targets(num_clips=self.views.num_clips)  # checks how many clips there are
         for label in (label for pair in (self.flip_label_map or {}).items() for label in pair):
             if not 0 <= label < self.clips.num_classes:
                 raise ValueError(
@@ -266,13 +267,13 @@ class Plan:
         """Side of the delivered clips in pixels; larger than ``size`` for views of the whole short side."""
         return self.views.side(self.size)
 
-    def curve(self, sample: int) -> np.ndarray | None:
-        """The motion curve of a sample's video, where there is a motion index.
+    def motion(self, sample: int) -> np.ndarray | None:
+        """The motion curve of the whole video that a sample is of, where there is a motion index.
 
         Raises:
             ValueError: the index should hold one, and does not.
         """
-        if self.motion_index is None or not isinstance(self.sampler, MotionGuided):
+        if self.motion_index is None or not self.sampler.needs_motion:
             return None
         try:
             return self.motion_index[self.clips.paths[sample]]
@@ -297,7 +298,7 @@ class Plan:
 
     def name(self, sample: int) -> str:
         """What to call a sample's file in errors: its path and the line of the list that names it."""
-        return f"{self.clips.file(sample)} ({self.clips.where(sample)})"
+        return self.clips.name(sample)
 
 
 # --- clips on the CPU -----------------------------------------------------------------------------------------------
@@ -321,145 +322,123 @@ NOT_MEASURED = np.full(1, np.nan, np.float32)
 """In place of a motion curve; that of a video of one frame is empty."""
 
 
-def known_picks(
-    targets: np.ndarray, *, sampler: MotionGuided | Uniform | Dense, curve: np.ndarray | None, name: str
-) -> Callable[[Scan], np.ndarray] | None:
-    """How frames are chosen by what a scan tells, before decoding; None where the motion must be seen first.
+def known_frames(video: Video, *, sampler: Sampler, targets: np.ndarray, motion: np.ndarray | None) -> Choose | None:
+    """How the frames of a clip are chosen before decoding; None where its motion must be seen first.
 
-    What is returned raises a ValueError where the curve is not of the video that was scanned, or where the sizes of its
-    packets say nothing of motion.
+    Args:
+        video: of the clip.
+        sampler: how frames are chosen.
+        targets: drawn for it.
+        motion: (F - 1,) motion curve of the whole video, where it is known.
     """
-    if not isinstance(sampler, MotionGuided):
-        return lambda found: timed_frames(sampler, found.num_frames, targets)
-    if curve is None and sampler.measure != "packet":
+    if sampler.needs_motion and motion is None and measure_of(sampler).needs_decoding:
         return None
 
-    def picks(found: Scan) -> np.ndarray:
-        assert found.packets is not None
-        if curve is not None and found.num_frames != len(curve) + 1:
-            raise ValueError(
-                f"{name}: the motion index holds {len(curve) + 1} frames of it, the file shows {found.num_frames}. It "
-                "has changed since: run mgs-dali index again."
-            )
-        motion = packet_motion(found.packets, name=name) if curve is None else curve
-        if curve is None and found.num_frames != len(motion) + 1:
-            raise ValueError(
-                f"{name}: its packets promise {len(motion) + 1} frames, {found.num_frames} come out, so that their "
-                "sizes do not tell when it moves. Use measure='pixel', or a motion index."
-            )
-        return motion_guided_frames(motion, targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+    def choose(reading: Reading) -> np.ndarray:
+        span, of_span = reading.span, None
+        if sampler.needs_motion:
+            of_span = measure_of(sampler).curve(reading) if motion is None else motion[span.start : span.stop - 1]
+        return frames_of_span(video.name, span, sampler=sampler, targets=targets, motion=of_span)
 
-    return picks
+    return choose
 
 
 def load_clip(
-    file: Path,
+    video: Video,
     draws: Draws,
     *,
-    sampler: MotionGuided | Uniform | Dense,
-    name: str,
-    curve: np.ndarray | None = None,
+    sampler: Sampler,
+    motion: np.ndarray | None = None,
     sparse: bool = False,
+    measure_whole: bool = False,
 ) -> LoadedClip:
-    """Decode a video once and take the chosen frames of all its clips, cropped but not resized.
+    """Choose the frames of a clip and decode them on the CPU; of each the part that is needed.
 
-    Where motion has to be measured, it is on the luma plane of each frame; only chosen frames are converted to RGB.
+    Where its motion must be seen first, all frames of the clip are decoded for it.
 
     Args:
-        curve: the video's motion curve, where it is known.
-        sparse: where the frames are known beforehand, decode only the packets that they depend on
-            (:func:`mgs_dali.video.decode_chosen`), instead of every one up to the last. The result is the same.
+        video: of the clip, a file or a frame folder.
+        draws: what was decided for it.
+        sampler: how frames are chosen.
+        motion: (F - 1,) motion curve of the whole video, where it is known.
+        sparse: where frames are known before decoding, decode only the packets that they depend on instead of every
+            one up to the last. The result is the same.
+        measure_whole: where its motion must be seen, see that of the whole video, for a motion index.
 
     Raises:
         ValueError: the video cannot be read or decoded, or the curve is of another video.
     """
-    known = known_picks(draws.targets, sampler=sampler, curve=curve, name=name)
-    if known is not None:
-        chosen = decode_chosen(file, known, name=name, sparse=sparse)
-        pixels = rgb_chosen(chosen.frames, chosen.picks, box=draws.box)
-        detour = _detour(chosen.level, chosen.reason if sparse else "", chosen.scan)
-        return LoadedClip(pixels, chosen.picks, NOT_MEASURED, detour)
-    assert isinstance(sampler, MotionGuided)
+    asked = _ask(video, draws, sampler=sampler, motion=motion, measure_whole=measure_whole)
+    watch = None if asked.meter is None else asked.meter.watch
+    pictures = asked.video.pictures(asked.choose, sparse=sparse, num_measured=asked.num_measured, watch=watch)
+    return LoadedClip(pictures.cropped(draws.box), pictures.frames, asked.measured, pictures.detour)
 
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a video for a clip."""
+
+    video: Video
+    choose: Choose
+    num_measured: int | None
+    meter: MotionMeter | None = None
+    """Where frames are chosen by what it has seen."""
+
+    @property
+    def measured(self) -> np.ndarray:
+        """See :attr:`LoadedClip.measured`."""
+        return NOT_MEASURED if self.meter is None else self.meter.curve
+
+
+def _ask(video: Video, draws: Draws, *, sampler: Sampler, motion: np.ndarray | None, measure_whole: bool) -> _Asked:
+    """See :func:`load_clip`."""
+    known = known_frames(video, sampler=sampler, targets=draws.targets, motion=motion)
+    if known is not None:
+        return _Asked(video, known, None if motion is None else len(motion) + 1)
     meter = MotionMeter()
 
-    def choose(_found: Scan) -> np.ndarray:
-        return motion_guided_frames(meter.curve, draws.targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
+    def choose(reading: Reading) -> np.ndarray:
+        span, seen = video.span(reading.num_frames), meter.curve
+        of_span = seen[span.start : span.stop - 1] if measure_whole else seen
+        return frames_of_span(video.name, span, sampler=sampler, targets=draws.targets, motion=of_span)
 
-    with open_scanned(file, name=name) as scanned:
-        frames, picks = decode_then_choose(scanned, choose, watch=meter.watch)
-        detour = _detour("packets", "", scanned.scan)
-    return LoadedClip(rgb_chosen(frames, picks, box=draws.box), picks, meter.curve, detour)
-
-
-def _detour(level: Level, reason: str, found: Scan) -> str:
-    parts = []
-    if reason:
-        parts.append(f"{'by whole GOPs' if level == 'gops' else 'from the first frame on'}, because of: {reason}")
-    if found.packets is not None and found.packets.num_skipped:
-        parts.append("from the first frame that can be decoded on, in recordings that begin inside a GOP")
-    if not found.is_proved_whole:
-        parts.append("from files that do not tell where they end, so that nobody can know whether they are whole")
-    return "; ".join(parts)
+    return _Asked(video.whole if measure_whole else video, choose, None, meter)
 
 
-# --- clips from frame folders ---------------------------------------------------------------------------------------
+def choose_pictures(plan: Plan, sample: int, draws: Draws) -> tuple[np.ndarray, dict[int, Picture], np.ndarray]:
+    """Choose the frames of a clip that is (part of) a frame folder as :func:`load_clip` does, and read their files.
 
-
-class ChosenPictures(NamedTuple):
-    """What :func:`choose_pictures` gives."""
-
-    frames: np.ndarray
-    """(T,) int64: which frames of the folder these are."""
-    pictures: dict[int, Picture]
-    """By frame, each once; all of one size."""
-    measured: np.ndarray
-    """(F - 1,) float32, the motion curve of the folder if it was measured here; :data:`NOT_MEASURED` if not."""
-
-
-def choose_pictures(plan: Plan, sample: int, draws: Draws) -> ChosenPictures:
-    """Choose the frames of a clip that is (part of) a frame folder, and read their files.
-
-    Where its motion is not known, all frames of the clip are decoded for it; of the whole folder, if the curve is to be
-    recorded.
+    Returns:
+        frames: (T,) int64.
+        pictures: by frame, each once; all of one size.
+        measured: as :attr:`LoadedClip.measured`.
 
     Raises:
         ValueError: the folder or a frame is not there or damaged, or does not fit the list or the motion index.
     """
-    clips, sampler, curve = plan.clips, plan.sampler, plan.curve(sample)
-    assert clips.template is not None
-    folder = FrameFolder(clips.file(sample), clips.template, name=plan.name(sample))
-    num_indexed = None if curve is None else len(curve) + 1
-    span = folder.clip(int(clips.first_frames[sample]), int(clips.num_frames[sample]), num_indexed=num_indexed)
-    measured = NOT_MEASURED
-    if not isinstance(sampler, MotionGuided):
-        picks = timed_frames(sampler, len(span), draws.targets)
-    else:
-        start = 0
-        if curve is None:
-            seen = span if plan.index_is_whole else range(folder.count_frames())
-            start, curve = seen.start, pixel_motion(folder.decode(seen))
-            measured = NOT_MEASURED if plan.index_is_whole else curve
-        motion = curve[span.start - start : span.stop - 1 - start]
-        picks = motion_guided_frames(motion, draws.targets, mu=sampler.mu, floor=sampler.floor, pick=sampler.pick)
-    frames = span.start + picks
-    each = np.unique(frames).tolist()
-    return ChosenPictures(frames, dict(zip(each, folder.read(each), strict=True)), measured)
+    folder, motion, whole = plan.clips.video(sample), plan.motion(sample), not plan.index_is_whole
+    assert isinstance(folder, FrameFolder)
+    asked = _ask(folder, draws, sampler=plan.sampler, motion=motion, measure_whole=whole)
+    assert isinstance(asked.video, FrameFolder)
+    watch = None if asked.meter is None else asked.meter.watch
+    chosen = asked.video.read_chosen(asked.choose, num_measured=asked.num_measured, watch=watch)
+    return *chosen, asked.measured if whole else NOT_MEASURED
 
 
 def load_sample(plan: Plan, sample: int, draws: Draws, *, sparse: bool = False) -> LoadedClip:
-    """Load a clip of the list on the CPU, be it a video (:func:`load_clip`) or a frame folder.
+    """Load a clip of the list on the CPU, see :func:`load_clip`.
 
     Raises:
-        ValueError: as these two.
+        ValueError: as there.
     """
-    if plan.clips.template is None:
-        file, name = plan.clips.file(sample), plan.name(sample)
-        return load_clip(file, draws, sampler=plan.sampler, name=name, curve=plan.curve(sample), sparse=sparse)
-    chosen = choose_pictures(plan, sample, draws)
-    decoded = decode_pictures(chosen.pictures.values(), name=plan.name(sample))
-    frames = dict(zip(chosen.pictures, decoded, strict=True))
-    return LoadedClip(rgb_chosen(frames, chosen.frames, box=draws.box), chosen.frames, chosen.measured, "")
+    return load_clip(
+        plan.clips.video(sample),
+        draws,
+        sampler=plan.sampler,
+        motion=plan.motion(sample),
+        sparse=sparse,
+        measure_whole=not plan.index_is_whole,
+    )
 
 
 # --- batches for DALI's external source -----------------------------------------------------------------------------
@@ -501,11 +480,13 @@ class EncodedRow(NamedTuple):
     are none."""
     targets: np.ndarray
     """(num_picks,) float64."""
+    start: np.ndarray
+    """() int64: the first frame of the clip in its video."""
     decoded: np.ndarray
-    """(U,) int32: the pictures of ``file`` that are wanted, sorted, each once: the picks where they are known before,
-    else all frames."""
+    """(U,) int32: the pictures of ``file`` that are wanted, sorted, each once: the chosen frames on a sparse route,
+    else all frames of the clip."""
     places: np.ndarray
-    """(num_picks,) int32: where in ``decoded`` each segment's frame is."""
+    """(num_picks,) int32: where in ``decoded`` each segment's frame is, where they are known before."""
     crops: np.ndarray
     """(K, 4) int32: x, y, width, height in the pictures as they are stored; of ``pixels`` in whole frames only."""
     turn: np.ndarray
@@ -546,7 +527,7 @@ class PictureRow(NamedTuple):
     operations: np.ndarray
     """(N, 2) int32, see :class:`Draws`."""
     measured: np.ndarray
-    """(F - 1,) float32, see :class:`ChosenPictures`."""
+    """(F - 1,) float32, see :class:`LoadedClip`."""
     note: np.ndarray
     """(0,) uint8: nothing to note."""
     detour: np.ndarray
@@ -616,6 +597,8 @@ class EncodedSource:
     """Why the graph's decoder does not take a video; empty where it does."""
     sparse: bool = False
     """The graph decodes chosen frames only: for picks that are known before decoding."""
+    graph_chooses: bool = True
+    """The graph can choose the sampler's frames by the motion that it measures."""
     counts_hidden: bool = False
     """The graph's decoder delivers hidden pictures too, as DALI's does on a GPU."""
     strict: bool = False
@@ -638,59 +621,66 @@ class EncodedSource:
         return _columns(rows, self.columns)
 
     @property
+    def picks_in_graph(self) -> bool:
+        """Whether the graph measures motion and chooses frames by it; otherwise they are known before."""
+        return not self.sparse and self.plan.sampler.needs_motion and self.graph_chooses
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The fields of :class:`EncodedRow` that the graph uses, in the order in which they are given."""
-        unused = _unused_operations(self.plan) | ({"is_all"} if self.sparse else {"places"})
-        if self.sparse or not isinstance(self.plan.sampler, MotionGuided):
-            unused.add("targets")
+        unused = _unused_operations(self.plan) | ({"is_all"} if self.sparse else set())
+        unused |= {"places"} if self.picks_in_graph else {"targets", "start"}
         return tuple(name for name in EncodedRow._fields if name not in unused)
 
     def _row(self, epoch: int, sample: int, budget: int) -> tuple[EncodedRow, int]:
         """A row, and how many bytes of the budget it takes."""
         plan, name = self.plan, self.plan.name(sample)
-        sampler, path = plan.sampler, plan.clips.file(sample)
-        draws = plan.draws(epoch, sample)
+        sampler, draws, video = plan.sampler, plan.draws(epoch, sample), plan.clips.video(sample)
+        assert isinstance(video, VideoFile)
         piece: Cut | None = None
-        turn, note, error, used = UPRIGHT, "", "", 0
+        turn, note, error, used, start = UPRIGHT, "", "", 0, 0
         colours: ColourMatrix = "bt601"
         crops = [(0, 0, 1, 1)] * len(draws.flips)
         clip = _no_clip(plan.num_picks)
         try:
-            curve = plan.curve(sample)
-            with open_scanned(path, name=name) as scanned:
-                found = scanned.scan
-                used = graph_bytes(found, num_frames=plan.num_picks if self.sparse else found.num_frames)
-                note = self._note(found, used=used, budget=budget, name=name)
+            motion = plan.motion(sample)
+            with video.scanned() as scanned:
+                found = video.found(scanned.scan, num_measured=None if motion is None else len(motion) + 1)
+                start = found.span.start
+                num_decoded = plan.num_picks if self.sparse else len(found.span)
+                used = graph_bytes(scanned.scan, num_frames=num_decoded)
+                note = self._note(scanned.scan, used=used, budget=budget, name=name)
+                if not note and self._measures_part(found):
+                    note = self._checked(_MEASURES_WHOLE, scanned.scan, name=name, advice=_USE_AUTO)
                 if not note:
-                    picks = None
-                    if self.sparse:
-                        known = known_picks(draws.targets, sampler=sampler, curve=curve, name=name)
-                        assert known is not None
-                        picks = known(found)
-                    elif not isinstance(sampler, MotionGuided):
-                        clip = clip._replace(frames=timed_frames(sampler, found.num_frames, draws.targets))
-                    piece = cut_scanned(scanned, picks)
-                    note = self._note_of_copy(piece, found, name=name)
+                    known = known_frames(video, sampler=sampler, targets=draws.targets, motion=motion)
+                    if known is not None:
+                        clip = clip._replace(frames=known(found))
+                    piece = cut_scanned(scanned, self._copied(found, clip.frames))
+                    note = self._note_of_copy(piece, scanned.scan, name=name)
             if note or piece is None:
                 piece, used = None, 0
-                clip = load_clip(path, draws, sampler=sampler, name=name, curve=curve, sparse=True)
+                clip = load_sample(plan, sample, draws, sparse=True)
                 crops = _crops_of(clip, draws)
             else:
-                clip = clip._replace(frames=piece.picks if self.sparse else clip.frames)
-                clip = clip._replace(detour=_detour(piece.level, piece.reason if self.sparse else "", found))
-                turn, colours = found.turn, found.colour_matrix
-                crops = [turn.box(*box, of=found.upright_size) for box in draws.boxes(*found.upright_size)]
+                scan = piece.scan
+                clip = clip._replace(detour=detour(piece.level, piece.reason if self.sparse else "", scan))
+                turn, colours = scan.turn, scan.colour_matrix
+                crops = [turn.box(*box, of=scan.upright_size) for box in draws.boxes(*scan.upright_size)]
         except Exception as reason:
             piece, used, error = None, 0, error_text(reason, name=name)
         in_file = clip.frames * 0
         if piece is not None:
             in_file = piece.pictures if self.counts_hidden else piece.frames
         decoded, places = np.unique(in_file, return_inverse=True)
+        if not self.sparse:
+            places = clip.frames - start
         return EncodedRow(
             in_graph=np.array(piece is not None),
             file=np.frombuffer(b"\0" if piece is None else piece.file, np.uint8),
             is_all=np.array(piece is not None and len(decoded) == piece.num_packets),
             targets=draws.targets,
+            start=np.array(start, np.int64),
             decoded=decoded.astype(np.int32),
             places=places.astype(np.int32),
             crops=np.array(crops, np.int32),
@@ -714,17 +704,32 @@ class EncodedSource:
         Raises:
             ValueError: with ``strict``, it does not. Or the frames cannot be chosen.
         """
-        plan, found, name = self.plan, scanned.scan, self.plan.name(sample)
-        used = graph_bytes(found, num_frames=plan.num_picks if self.sparse else found.num_frames)
-        if note := self._note(found, used=used, budget=used, name=name):
+        plan, name, motion = self.plan, self.plan.name(sample), self.plan.motion(sample)
+        video = plan.clips.video(sample)
+        assert isinstance(video, VideoFile)
+        found = video.found(scanned.scan, num_measured=None if motion is None else len(motion) + 1)
+        used = graph_bytes(scanned.scan, num_frames=plan.num_picks if self.sparse else len(found.span))
+        if note := self._note(scanned.scan, used=used, budget=used, name=name):
             return note
-        picks = None
+        if self._measures_part(found):
+            return self._checked(_MEASURES_WHOLE, scanned.scan, name=name, advice=_USE_AUTO)
+        frames = np.zeros(0, np.int64)
         if self.sparse:
-            targets, curve = plan.draws(0, sample).targets, plan.curve(sample)
-            known = known_picks(targets, sampler=plan.sampler, curve=curve, name=name)
+            targets = plan.draws(0, sample).targets
+            known = known_frames(video, sampler=plan.sampler, targets=targets, motion=motion)
             assert known is not None
-            picks = known(found)
-        return self._note_of_copy(cut_scanned(scanned, picks), found, name=name)
+            frames = known(found)
+        return self._note_of_copy(cut_scanned(scanned, self._copied(found, frames)), scanned.scan, name=name)
+
+    def _copied(self, found: Reading, frames: np.ndarray) -> np.ndarray | None:
+        """The frames that are copied with all that they depend on; None for the whole video."""
+        if self.sparse:
+            return frames
+        return None if len(found.span) == found.num_frames else np.array(found.span)
+
+    def _measures_part(self, found: Reading) -> bool:
+        """Whether the graph would measure a part of a video whose curve is to be recorded."""
+        return self.picks_in_graph and not self.plan.index_is_whole and len(found.span) < found.num_frames
 
     def _note(self, found: Scan, *, used: int, budget: int, name: str) -> str:
         """Why the graph does not decode a video; empty where it does.
@@ -742,7 +747,7 @@ class EncodedSource:
             note = "it starts at an open GOP"
         if not note and used > self.part_limit_bytes:
             note = "decoded whole it is larger than the memory limit"
-        note = self._checked(note, found, name=name, advice="Use route='auto', which decodes such videos on the CPU")
+        note = self._checked(note, found, name=name, advice=_USE_AUTO)
         if not note and used > budget:
             note = "with the rest of its batch it is larger than the memory limit"
             advice = "Use a smaller batch_size, a larger memory_limit_gib, or route='auto', which decodes it on the CPU"
@@ -752,7 +757,7 @@ class EncodedSource:
     def _note_of_copy(self, piece: Cut, found: Scan, *, name: str) -> str:
         """The same, once its packets are copied."""
         note = piece.reason if piece.level == "full" else piece.gpu_refusal if self.counts_hidden else ""
-        return self._checked(note, found, name=name, advice="Use route='auto', which decodes such videos on the CPU")
+        return self._checked(note, found, name=name, advice=_USE_AUTO)
 
     def _checked(self, note: str, found: Scan, *, name: str, advice: str) -> str:
         if note and self.strict:
@@ -793,25 +798,24 @@ class PictureSource:
         draws, crop, error = self.plan.draws(epoch, sample), (0, 0, 1, 1), ""
         stand_ins = crops = [(0, 0, 1, 1)] * len(draws.flips)
         try:
-            chosen = choose_pictures(self.plan, sample, draws)
-            first = chosen.pictures[int(chosen.frames[0])]
+            frames, pictures, measured = choose_pictures(self.plan, sample, draws)
+            first = pictures[int(frames[0])]
             crop = draws.box(first.width, first.height)
             crops = draws.boxes(first.width, first.height)
         except Exception as reason:
-            no_frames = np.zeros(self.plan.num_picks, np.int64)
-            chosen = ChosenPictures(no_frames, {}, NOT_MEASURED)
+            frames, pictures, measured = np.zeros(self.plan.num_picks, np.int64), {}, NOT_MEASURED
             error = error_text(reason, name=self.plan.name(sample))
-        rows, left = [], dict(chosen.pictures)
-        for frame in chosen.frames.tolist():
+        rows, left = [], dict(pictures)
+        for frame in frames.tolist():
             picture = left.pop(frame, None)
             row = PictureRow(
                 picture=np.frombuffer(_STAND_IN if picture is None else picture.jpeg, np.uint8),
                 crop=np.array((0, 0, 1, 1) if picture is None else crop, np.int32),
                 crops=np.array(stand_ins if picture is None else crops, np.int32),
-                frames=chosen.frames,
+                frames=frames,
                 flips=np.array(draws.flips, np.int32),
                 operations=draws.operations,
-                measured=chosen.measured,
+                measured=measured,
                 note=_text(""),
                 detour=_text(""),
                 error=_text(error),
@@ -823,6 +827,9 @@ class PictureSource:
         self.__dict__.update(state)
         follow_if_spawned()
 
+
+_USE_AUTO = "Use route='auto', which decodes such videos on the CPU"
+_MEASURES_WHOLE = "its motion is recorded, of the whole video, and its clip is a part of it"
 
 _STAND_IN = b"P6 1 1 255\n\0\0\0"
 """A picture of one pixel (PPM), for the decoder's rows that are never delivered."""
@@ -849,8 +856,11 @@ def num_parts_for(plan: Plan, *, limit_bytes: int, num_probed: int = 32) -> int:
     sizes = []
     for sample in np.unique(np.linspace(0, len(plan.clips) - 1, num_probed).astype(int)).tolist():
         with suppress(ValueError):
-            found = scan(plan.clips.file(sample))
-            sizes.append(min(graph_bytes(found, num_frames=found.num_frames), limit_bytes))
+            video = plan.clips.video(sample)
+            assert isinstance(video, VideoFile)
+            found = video.scan()
+            num_frames = len(video.span(found.num_frames))
+            sizes.append(min(graph_bytes(found, num_frames=num_frames), limit_bytes))
     if not sizes:
         return 1
     return min(plan.batch_size, max(1, math.ceil(2 * plan.batch_size * float(np.mean(sizes)) / limit_bytes)))

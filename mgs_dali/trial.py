@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .annotations import Clips, escaped
-from .packets import open_scanned
+from .rawframes import FrameFolder
 from .sampling import MotionGuided, Uniform
 from .source import EncodedSource, Plan, choose_pictures
 
@@ -218,7 +218,7 @@ def try_clips(
     best = next((comparison for comparison in comparisons if comparison.fastest), Comparison("", 0, ()))
     return Trial(
         list_file=str(clips.list_file),
-        kind="videos" if clips.template is None else "frame folders",
+        kind="frame folders" if clips.are_folders else "videos",
         device=device_type,
         batch_size=batch_size,
         num_listed=len(clips),
@@ -261,7 +261,7 @@ def _look(clips: Clips, rows: Sequence[int], *, batch_size: int, device: str) ->
     """What each route says of the clips, which are opened and not decoded."""
     sources: dict[str, EncodedSource | None] = {}
     answers: dict[str, _Answer] = {}
-    routes = _ROUTES if clips.template is None else _FOLDER_ROUTES
+    routes = _FOLDER_ROUTES if clips.are_folders else _ROUTES
     for sampler, its_routes in routes.items():
         # Without training: a clip in the middle, so that the answer is the same each time.
         plan = Plan(clips, _SAMPLERS[sampler], batch_size, False, 224)
@@ -275,11 +275,12 @@ def _look(clips: Clips, rows: Sequence[int], *, batch_size: int, device: str) ->
     unreadable = {}
     for row in rows:
         try:
-            if clips.template is not None:
+            video = clips.video(row)
+            if isinstance(video, FrameFolder):
                 choose_pictures(folder_plan, row, folder_plan.draws(0, row))
                 reasons = dict.fromkeys(sources, "")
             else:
-                with open_scanned(clips.file(row), name=folder_plan.name(row)) as scanned:
+                with video.scanned() as scanned:
                     reasons = {
                         route: source.refuses(row, scanned) if source else "" for route, source in sources.items()
                     }
@@ -437,7 +438,7 @@ class _Loaders:
                     raise
 
     def _name(self, row: int) -> str:
-        return f"{self._clips.file(row)} ({self._clips.where(row)})"
+        return self._clips.name(row)
 
     def _run(self, route: str, rows: Sequence[int], num_workers: int, seconds: float) -> float:
         import torch  # noqa: PLC0415

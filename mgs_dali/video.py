@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -195,13 +195,18 @@ def decode_then_choose(
     choose: Callable[[Scan], np.ndarray],
     *,
     watch: Callable[[Iterable[VideoFrame]], Iterable[VideoFrame]] | None = None,
+    first_frame: int = 0,
+    stop: int | None = None,
 ) -> tuple[dict[int, VideoFrame], np.ndarray]:
-    """Decode a whole video, and then take the frames that are chosen by how many there are.
+    """Decode a whole video, or a stretch of it, and then take the frames that are chosen by how many there are.
 
     Args:
         scanned: the video.
         choose: the scan, with the number of frames that came out -> (T,) frame indices.
-        watch: sees every frame before they are chosen, such as :meth:`mgs_dali.motion.MotionMeter.watch`.
+        watch: sees every frame of the stretch before they are chosen, such as
+            :meth:`mgs_dali.motion.MotionMeter.watch`.
+        first_frame: of the stretch that frames are chosen of.
+        stop: the frame behind its last one; None for the end of the video.
 
     Returns:
         The chosen frames by their index, and (T,) int64, their indices.
@@ -212,21 +217,30 @@ def decode_then_choose(
     kept: list[VideoFrame] | None = []
     num_bytes = 0
     rows: list[int | None] = []
-    frames: Iterable[VideoFrame] = decode(scanned)
+    is_known = scanned.table.level != "full"
+
+    def noted() -> Iterator[VideoFrame]:
+        for frame in decode(scanned):
+            rows.append(frame.pts)
+            yield frame
+
+    every = noted()
+    frames: Iterable[VideoFrame] = islice(every, first_frame, stop)
     for frame in frames if watch is None else watch(frames):
-        rows.append(frame.pts)
         if kept is not None:
             num_bytes += sum(plane.buffer_size for plane in frame.planes)
             kept.append(frame)
             if num_bytes > KEPT_FRAMES_MIB * 2**20:
                 kept = None
-    found = replace(scanned.scan, num_frames=len(rows))
-    if scanned.table.level == "full":
-        found = replace(found, packets=shown_packets(scanned.table, rows))
+    found = scanned.scan
+    if not is_known:
+        for _ in every:  # only decoding tells how many there are
+            pass
+        found = replace(found, num_frames=len(rows), packets=shown_packets(scanned.table, rows))
     picks = choose(found)
-    check_picks(picks, num_frames=len(rows))
+    check_picks(picks, num_frames=found.num_frames)
     if kept is not None:
-        return {pick: kept[pick] for pick in set(picks.tolist())}, picks
+        return {pick: kept[pick - first_frame] for pick in set(picks.tolist())}, picks
     with _opened_again(scanned) as again:
         return _taken(decode(again), picks), picks
 

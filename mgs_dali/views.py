@@ -27,7 +27,7 @@ class Views:
     """
 
     num_clips: int = 1
-    """Clips of a video, see :func:`mgs_dali.sampling.sampling_targets`: 1 or 2, or any number for Dense."""
+    """Clips of a video, see :class:`mgs_dali.sampling.Sampler`: 1 or 2, or any number for Dense."""
     crops: str = "centre"
     """Kind of crops: one of :data:`CROPS`."""
 

@@ -24,6 +24,7 @@ from mgs_dali.browse import most_different, note_of_short, page_row, page_select
 from mgs_dali.motion_index import MotionIndex, MotionRecorder, import_json
 from mgs_dali.plot import both_picks, pick_difference
 from mgs_dali.sampling import MotionGuided
+from mgs_dali.video_file import VideoFile
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_row_of_a_video_without_a_curve(indexed: tuple[MotionIndex, Path]) -> No
 def test_row_where_the_index_tells_no_more_than_the_curve(indexed: tuple[MotionIndex, Path], tmp_path: Path) -> None:
     index, root = indexed
     recorder = MotionRecorder(tmp_path / "recorded")
-    recorder.add(EARLY, index[EARLY], file=root / EARLY)
+    recorder.add(EARLY, index[EARLY], video=VideoFile(root / EARLY))
     recorder.flush()
     row = page_row(MotionIndex(tmp_path / "recorded"), EARLY, root=root, sampler=SAMPLER)
     assert (row["frames"], row["difference"], row["strip"]) == (60, 42 / 240, [256, 48])

@@ -28,9 +28,10 @@ from hard_videos import (
     strict_complaint,
 )
 
-from mgs_dali.motion import Measure, measure_video
+from mgs_dali.measuring import measure_video
 from mgs_dali.packets import scan
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
+from mgs_dali.video_file import VideoFile
 
 SAMPLERS: list[Sampler] = [Uniform(8), Dense(6, span_frames=18)]
 GUIDED = MotionGuided(8)
@@ -99,7 +100,7 @@ def check(hard: Hard, delivered: Delivered, *, kind: str, whole: bool, known: Co
         assert (width, height) == hard.size
 
 
-def measured(path: Path, measure: Measure) -> tuple[np.ndarray, str]:
+def measured(path: Path, measure: str) -> tuple[np.ndarray, str]:
     """The motion curve of a video, or the text of the error."""
     try:
         return measure_video(path, measure=measure).motion, ""
@@ -257,7 +258,7 @@ def test_pictures_of_plots(made: Made, complaint: Callable[[str, str], Complaint
     hard, known = made(kind, name), complaint(kind, name)
     picks = np.array(sorted({0, len(hard.numbers) // 2, max(0, len(hard.numbers) - 1)}))
     try:
-        pictures = chosen_pictures(hard.path, picks, name=str(hard.path))
+        pictures = chosen_pictures(VideoFile(hard.path), picks)
     except IndexError:  # it was asked for frames that the file lost with its damage
         assert kind in MAY_HIDE
         return

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NEITHER = ["annotations", "crops", "motion", "packets", "rand_augment", "sampling", "source", "video", "views"]
+NEITHER = [
+    "annotations",
+    "crops",
+    "motion",
+    "packets",
+    "rand_augment",
+    "sampling",
+    "source",
+    "video",
+    "video_file",
+    "views",
+]
 
 BLOCK = """
 import sys

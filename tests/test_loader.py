@@ -10,7 +10,8 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from conftest import MJPEG, clip_table, decode_all, encode, moving_disc, take_ap
 
 from mgs_dali import nvdec
 from mgs_dali.annotations import Clips
-from mgs_dali.motion import measure_video
+from mgs_dali.crops import centre_crop
+from mgs_dali.measuring import measure_video
 from mgs_dali.motion_index import MotionIndex, MotionRecorder, index_videos
 from mgs_dali.rand_augment import OPERATIONS
 from mgs_dali.sampling import (
@@ -34,6 +36,7 @@ from mgs_dali.sampling import (
     uniform_frames,
 )
 from mgs_dali.source import load_clip
+from mgs_dali.video_file import VideoFile
 from mgs_dali.views import PROTOCOLS, Views
 
 pytest.importorskip("torch")
@@ -128,7 +131,7 @@ def test_clips_are_crops_of_the_frames_that_the_batch_names(dali_videos: Clips, 
         for iteration, batch in enumerate(loader):
             for row, sample in enumerate(batch.samples.tolist()):
                 draws = loader.plan.draws(0, sample)
-                pixels, frames, *_ = load_clip(dali_videos.file(sample), draws, sampler=MotionGuided(4), name="v")
+                pixels, frames, *_ = load_clip(VideoFile(dali_videos.file(sample), "v"), draws, sampler=MotionGuided(4))
                 assert batch.frames[row].tolist() == frames.tolist()
                 cut = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float()
                 resized = torch.nn.functional.interpolate(cut, (48, 48), mode="bilinear", antialias=True)
@@ -643,7 +646,7 @@ def test_a_damaged_video_is_named(dali_videos: Clips, tmp_path: Path, route: str
 def test_hidden_frames_do_not_become_black_clips(videos: dict[str, Path], sampler: MotionGuided | Uniform) -> None:
     file = videos["vp8-hidden"]
     clips = clip_table(file.parent, [file.name])
-    expected = load_clip(file, make(clips, training=False).plan.draws(0, 0), sampler=sampler, name="v")[1]
+    expected = load_clip(VideoFile(file, "v"), make(clips, training=False).plan.draws(0, 0), sampler=sampler)[1]
     for route in ("host", "gpu", *(["gpu-sparse"] if isinstance(sampler, Uniform) else [])):
         with make(clips, route=route, batch_size=1, training=False, sampler=sampler) as loader:
             (batch,) = loader
@@ -1304,3 +1307,142 @@ def test_routes_and_tables_that_do_not_go_together(taken_apart: tuple[Clips, Cli
         assert loader.route_reason == "frame folders, whose JPEGs are decoded by the CPU"
     with make(folders) as loader:
         assert "to measure motion, workers decode all frames of each clip" in loader.route_reason
+
+
+# --- clips of videos ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stretches(dali_videos: Clips) -> tuple[Clips, list[range]]:
+    """Parts of videos, and which frames of them these are."""
+    spans = [range(4, 20), range(23), range(7, 18), range(12, 29), range(31, 32), range(3, 35), range(38)]
+    first_frames = np.array([span.start for span in spans])
+    num_frames = np.array([-1 if span in (range(23), range(3, 35)) else len(span) for span in spans])
+    return replace(dali_videos.only(range(7)), first_frames=first_frames, num_frames=num_frames), spans
+
+
+def expected_frames(spans: list[range], sampler: Any, *, motions: list[np.ndarray]) -> list[list[int]]:
+    targets, expected = segment_targets(sampler.num_segments), []
+    for span, motion in zip(spans, motions, strict=True):
+        if isinstance(sampler, Uniform):
+            picks = uniform_frames(len(span), targets)
+        else:
+            of_span, options = motion[span.start : span.stop - 1], (sampler.mu, sampler.floor, sampler.pick)
+            picks = motion_guided_frames(of_span, targets, **dict(zip(("mu", "floor", "pick"), options, strict=True)))
+        expected.append((span.start + picks).tolist())
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("route", "sampler", "indexed"),
+    [
+        (route, sampler, indexed)
+        for route in ("cpu", "host", "host-sparse", "gpu", "gpu-sparse")
+        for sampler in (Uniform(4), MotionGuided(4, mu=1.0, floor=0.3, pick="inverse"))
+        for indexed in (False, True)
+        if (indexed or not route.endswith("sparse") or isinstance(sampler, Uniform))
+        and not (indexed and isinstance(sampler, Uniform))
+    ],
+    ids=str,
+)
+def test_the_part_of_a_video_that_is_the_clip(
+    stretches: tuple[Clips, list[range]], dali_index: MotionIndex, route: str, sampler: Any, indexed: bool
+) -> None:
+    """Which frames: by the samplers' own functions on the motion of the frames that are the clip. Which pictures: those
+    that a loader takes of whole videos for the same frames."""
+    clips, spans = stretches
+    motions = [measure_video(clips.file(row)).motion for row in range(7)]
+    options: dict[str, Any] = {"training": False, "batch_size": 7, "motion_index": dali_index if indexed else None}
+    load = cpu_loader if route == "cpu" else partial(make, route=route)
+    with load(clips, sampler=sampler, **options) as loader:
+        (batch,) = loader
+    expected = expected_frames(spans, sampler, motions=motions)
+    assert batch.frames.tolist() == expected
+    for row in range(7):
+        pictures = torch.from_numpy(decode_all(clips.file(row))[expected[row]]).permute(0, 3, 1, 2).float()
+        x, y, width, height = centre_crop(pictures.shape[3], pictures.shape[2], size=48)
+        crop = pictures[:, :, y : y + height, x : x + width]
+        resized = torch.nn.functional.interpolate(crop, (48, 48), mode="bilinear", antialias=True)
+        assert (to_levels(batch.clips[row]) - resized).abs().max() < 4
+
+
+@pytest.fixture(scope="module")
+def dali_index(dali_videos: Clips, tmp_path_factory: pytest.TempPathFactory) -> MotionIndex:
+    folder = tmp_path_factory.mktemp("dali_index")
+    index_videos(dali_videos, folder, progress=False)
+    return MotionIndex(folder)
+
+
+@pytest.mark.parametrize("route", ["host", "auto", "gpu"])
+def test_recording_is_of_the_whole_video(
+    stretches: tuple[Clips, list[range]], dali_index: MotionIndex, tmp_path: Path, route: str
+) -> None:
+    clips, spans = stretches
+    recorder, sampler = MotionRecorder(tmp_path), MotionGuided(4)
+    expected = expected_frames(spans, sampler, motions=[dali_index[path] for path in clips.paths])
+    options = {"sampler": sampler, "training": False, "batch_size": 7, "motion_index": recorder}
+    with make(clips, route=route, **options) as loader:
+        if route == "gpu":
+            with pytest.raises(ValueError, match=r"its motion is recorded, of the whole video, and its clip is a part"):
+                next(iter(loader))
+            return
+        for _ in range(2):
+            (batch,) = loader
+            assert batch.frames.tolist() == expected
+        assert loader.route == ("host-sparse" if route == "auto" else "host")
+    found = MotionIndex(tmp_path)
+    assert set(found) == set(clips.paths)
+    for path in clips.paths:
+        np.testing.assert_array_equal(found[path], dali_index[path])
+
+
+def test_a_part_that_its_video_does_not_have(dali_videos: Clips) -> None:
+    part = dali_videos.only([2])
+    part = replace(part, first_frames=np.array([20]), num_frames=np.array([7]))  # of 26
+    for route in ("host", "host-sparse", "gpu", "gpu-sparse"):
+        with make(part, sampler=Uniform(4), route=route) as loader, pytest.raises(ValueError) as error:
+            next(iter(loader))
+        text = f"{part.name(0)}: the list has 7 frames of it from offset 20 on, the video has 26."
+        assert str(error.value).startswith(text)
+
+
+# --- samplers of one's own ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Last:
+    """The last frames, or where ``needs_motion``, those before the most motion."""
+
+    num_segments: int = 3
+    needs_motion: bool = False
+
+    def targets(self, *, num_clips: int = 1, rng: np.random.Generator | None = None) -> np.ndarray:
+        return np.zeros(num_clips)
+
+    def frames(self, num_frames: int, targets: np.ndarray, motion: np.ndarray | None = None) -> np.ndarray:
+        if not self.needs_motion:
+            return np.arange(num_frames - self.num_segments, num_frames)
+        assert motion is not None
+        assert len(motion) == num_frames - 1
+        return np.sort(np.argsort(motion)[-self.num_segments :])
+
+
+def test_a_sampler_of_ones_own(dali_videos: Clips, dali_index: MotionIndex) -> None:
+    options: dict[str, Any] = {"training": False, "batch_size": 10}
+    last = [[num - 3, num - 2, num - 1] for num in range(20, 50, 3)]
+    for route in ("host", "host-sparse", "gpu", "gpu-sparse", "auto"):
+        with make(dali_videos, sampler=Last(), route=route, **options) as loader:
+            assert next(iter(loader)).frames.tolist() == last
+    most = [np.sort(np.argsort(dali_index[path])[-3:]).tolist() for path in dali_videos.paths]
+    sampler = Last(needs_motion=True)
+    for route, index in (
+        ("host", None),
+        ("auto", None),
+        ("host-sparse", dali_index),
+        ("gpu-sparse", dali_index),
+        ("gpu", dali_index),
+    ):
+        with make(dali_videos, sampler=sampler, route=route, motion_index=index, **options) as loader:
+            assert next(iter(loader)).frames.tolist() == most
+    with pytest.raises(ValueError, match=r"route 'gpu' measures motion in the graph.*Last.*motion_index.*'host'"):
+        make(dali_videos, sampler=sampler, route="gpu", **options)

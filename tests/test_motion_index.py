@@ -28,7 +28,8 @@ from conftest import clip_table, encode, kind, moving_disc
 
 from mgs_dali import motion_index
 from mgs_dali.annotations import Clips, is_utf8, read_annotations
-from mgs_dali.motion import Filters, Measure, Measured, measure_video, pixel_motion
+from mgs_dali.measuring import Measured, measure_video
+from mgs_dali.motion import Filters, Pa, Pixel, pixel_motion
 from mgs_dali.motion_index import (
     FORMAT_VERSION,
     MotionIndex,
@@ -39,6 +40,7 @@ from mgs_dali.motion_index import (
     index_videos,
 )
 from mgs_dali.video import decode_file
+from mgs_dali.video_file import VideoFile
 
 NUM_VIDEOS = 6
 
@@ -149,15 +151,15 @@ def test_other_tools_can_read_the_parts(clips: Clips, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("measure", ["ssim", "packet", "pa"])
-def test_other_measures(clips: Clips, tmp_path: Path, measure: Measure) -> None:
-    filters = None
+def test_other_measures(clips: Clips, tmp_path: Path, measure: str) -> None:
+    by: str | Pa = measure
     if measure == "pa":
         pytest.importorskip("torch")
-        filters = Filters(np.random.default_rng(0).standard_normal((8, 3, 7, 7)).astype(np.float32), 1, "PAN")
-    index(clips, tmp_path / "index", measure=measure, filters=filters)
+        by = Pa(Filters(np.random.default_rng(0).standard_normal((8, 3, 7, 7)).astype(np.float32), 1, "PAN"))
+    index(clips, tmp_path / "index", measure=by)
     found = MotionIndex(tmp_path / "index")
     assert found.measure == measure
-    assert found.parameters == (filters.parameters if filters else {})
+    assert found.parameters == (by.parameters if isinstance(by, Pa) else {})
     assert [len(found[path]) for path in clips.paths[:6]] == [7, 8, 9, 10, 11, 12]
 
 
@@ -239,7 +241,7 @@ def test_a_recorder_keeps_videos_of_any_name(clips: Clips, tmp_path: Path) -> No
     file = with_a_name_of_bytes(clips, 1, b"b\xff.mp4")
     path = str(file.relative_to(clips.root))
     recorder = MotionRecorder(tmp_path / "recorded")
-    recorder.add(path, np.ones(3, np.float32), file=file)
+    recorder.add(path, np.ones(3, np.float32), video=VideoFile(file))
     recorder.flush()
     assert path in recorder  # else a loader would measure it in every epoch
     assert recorder[path].tolist() == [1, 1, 1]
@@ -317,17 +319,19 @@ def test_a_damaged_file_is_measured_again_when_it_is_whole(clips: Clips, tmp_pat
 
 
 def test_a_file_that_changes_while_it_is_read(clips: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = motion_index._Job(clips.root, "pixel", None)
+    job = motion_index._Job(clips, Pixel())
     measure = measure_video
 
-    def measure_and_touch(file: Path, **options: Any) -> Measured:
-        found = measure(file, **options)
-        os.utime(file, ns=(5, 5))
+    def measure_and_touch(video: VideoFile, **options: Any) -> Measured:
+        found = measure(video, **options)
+        assert isinstance(video.file, Path)
+        os.utime(video.file, ns=(5, 5))
         return found
 
-    def measure_and_remove(file: Path, **options: Any) -> Measured:
-        found = measure(file, **options)
-        file.unlink()
+    def measure_and_remove(video: VideoFile, **options: Any) -> Measured:
+        found = measure(video, **options)
+        assert isinstance(video.file, Path)
+        video.file.unlink()
         return found
 
     monkeypatch.setattr(motion_index, "measure_video", measure_and_touch)
@@ -344,7 +348,7 @@ def test_what_nobody_foresaw_is_that_files_error(clips: Clips, monkeypatch: pyte
         raise MemoryError("too much")
 
     monkeypatch.setattr(motion_index, "measure_video", fail)
-    row = motion_index._Job(clips.root, "pixel", None).row(clips.paths[0])
+    row = motion_index._Job(clips, Pixel()).row(clips.paths[0])
     assert row["error"].endswith("0.mp4: MemoryError: too much")
     assert row["size_bytes"] is None
 
@@ -426,7 +430,7 @@ def test_killed_ten_times(originals: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_measured(clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = motion_index._Job(clips.root, "pixel", None)
+    job = motion_index._Job(clips, Pixel())
 
     def interrupted(paths: list[str], *_: object, **__: object) -> Any:
         yield from (job.row(path) for path in paths[:3])
@@ -489,7 +493,7 @@ class CrashingJob(motion_index._Job):
 
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_a_crash_is_the_error_of_its_video(clips: Clips, num_workers: int) -> None:
-    job = CrashingJob(clips.root, "pixel", None)
+    job = CrashingJob(clips, Pixel())
     rows = list(motion_index._measured(clips.paths[:6], job, num_workers=num_workers))
     assert sorted(row["path"] for row in rows) == sorted(clips.paths[:6])
     (bad,) = [row for row in rows if row["error"] is not None]
@@ -500,7 +504,7 @@ def test_a_crash_is_the_error_of_its_video(clips: Clips, num_workers: int) -> No
 
 def test_workers_that_cannot_start(clips: Clips) -> None:
     with pytest.raises(ValueError, match="a worker process could not start"):
-        list(motion_index._measured(clips.paths, BrokenJob(clips.root, "pixel", None), num_workers=1))
+        list(motion_index._measured(clips.paths, BrokenJob(clips, Pixel()), num_workers=1))
 
 
 @dataclass(frozen=True)
@@ -821,9 +825,9 @@ def test_a_recorder_is_an_index_of_what_was_flushed(videos: dict[str, Path], tmp
     with pytest.raises(KeyError, match=r"'a\.mp4' has not been recorded in"):
         recorder["a.mp4"]
     curve = np.arange(5, dtype=np.float32)
-    recorder.add("a.mp4", curve, file=videos["h264"])
-    recorder.add("a.mp4", curve * 2, file=videos["h264"])  # measured twice in one epoch: the first counts
-    recorder.add("gone.mp4", curve, file=tmp_path / "gone.mp4")
+    recorder.add("a.mp4", curve, video=VideoFile(videos["h264"]))
+    recorder.add("a.mp4", curve * 2, video=VideoFile(videos["h264"]))  # measured twice in one epoch: the first counts
+    recorder.add("gone.mp4", curve, video=VideoFile(tmp_path / "gone.mp4"))
     assert len(recorder) == 0
     recorder.flush()
     recorder.flush()
@@ -837,9 +841,9 @@ def test_a_recorder_is_an_index_of_what_was_flushed(videos: dict[str, Path], tmp
 def test_recorders_of_several_processes_share_a_folder(videos: dict[str, Path], tmp_path: Path) -> None:
     one, other = MotionRecorder(tmp_path), MotionRecorder(tmp_path)
     curve = np.ones(3, np.float32)
-    one.add("a.mp4", curve, file=videos["h264"])
-    other.add("a.mp4", curve, file=videos["h264"])  # fills up a batch of both
-    other.add("b.mp4", curve, file=videos["vp9"])
+    one.add("a.mp4", curve, video=VideoFile(videos["h264"]))
+    other.add("a.mp4", curve, video=VideoFile(videos["h264"]))  # fills up a batch of both
+    other.add("b.mp4", curve, video=VideoFile(videos["vp9"]))
     one.flush()
     other.flush()
     assert "b.mp4" not in one
@@ -853,7 +857,7 @@ def test_a_recorder_waits_for_an_indexer_and_then_says_who_it_is(
     videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = MotionRecorder(tmp_path)
-    recorder.add("a.mp4", np.ones(3, np.float32), file=videos["h264"])
+    recorder.add("a.mp4", np.ones(3, np.float32), video=VideoFile(videos["h264"]))
     ticks = itertools.count(step=40)
     monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
     with motion_index._locked(tmp_path), pytest.raises(ValueError, match=r"another indexer .* \(process \d+ on"):
@@ -863,7 +867,7 @@ def test_a_recorder_waits_for_an_indexer_and_then_says_who_it_is(
 
 
 def test_a_file_that_may_not_be_read_is_tried_again(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    job = motion_index._Job(videos["h264"].parent, "pixel", None)
+    job = motion_index._Job(clip_table(videos["h264"].parent, ["h264.mp4"]), Pixel())
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda *_: False)  # root may read everything
         row = job.row("h264.mp4")

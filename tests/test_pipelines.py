@@ -16,6 +16,7 @@ from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.pipelines import decoded_clips, encoded_clips
 from mgs_dali.sampling import MotionGuided, Uniform, uniform_frames
 from mgs_dali.source import EncodedSource, HostSource, Plan, load_clip
+from mgs_dali.video_file import VideoFile
 from mgs_dali.workers import workers_follow
 
 SIZE = 32
@@ -47,7 +48,7 @@ def batches(route: str, plan: Plan, *, workers: int = 1, start: tuple[int, int] 
     if route == "host":
         pipeline = decoded_clips(HostSource(plan, start), **options)
     else:
-        pipeline = encoded_clips(EncodedSource(plan, refusal_without_gpu, start=start), sampler=plan.sampler, **options)
+        pipeline = encoded_clips(EncodedSource(plan, refusal_without_gpu, start=start), **options)
     with workers_follow():
         pipeline.start_py_workers()
     pipeline.build()
@@ -78,7 +79,7 @@ def test_batches_are_those_of_the_plan(dali_videos: Clips, route: str, sampler: 
         samples, _ = plan.batch(epoch, iteration)
         for row, sample in enumerate(samples.tolist()):
             draws = plan.draws(epoch, sample)
-            pixels, picks, *_ = load_clip(dali_videos.file(sample), draws, sampler=sampler, name="v")
+            pixels, picks, *_ = load_clip(VideoFile(dali_videos.file(sample), "v"), draws, sampler=sampler)
             assert errors[row].size == 0
             assert kind(frames[row]) == ("int64", (4,))
             assert kind(clips[row]) == ("float32", (4, 3, SIZE, SIZE))
@@ -115,7 +116,7 @@ def test_hidden_frames_do_not_become_black_pictures(videos: dict[str, Path], sam
     ((clip,), (frames,), _, (error,)) = next(batches("gpu", plan))
     assert error.tobytes() == b""
     assert frames.max() < NUM_FRAMES
-    pixels, picks, *_ = load_clip(file, plan.draws(0, 0), sampler=sampler, name="v")
+    pixels, picks, *_ = load_clip(VideoFile(file, "v"), plan.draws(0, 0), sampler=sampler)
     assert np.abs(frames - picks).max() <= 1
     np.testing.assert_allclose(to_levels(clip).mean(axis=(2, 3)), pixels.mean(axis=(1, 2)), atol=2)
 
@@ -128,7 +129,7 @@ def test_frames_that_an_edit_list_leaves_out_do_not_become_black_pictures(
     plan = plan_of(clip_table(tmp_path, ["cut.mp4"]), sampler, batch_size=1, training=False)
     ((clip,), (frames,), _, (error,)) = next(batches("gpu", plan))
     assert error.tobytes().decode() == ""
-    pixels, picks, *_ = load_clip(file, plan.draws(0, 0), sampler=sampler, name="v")
+    pixels, picks, *_ = load_clip(VideoFile(file, "v"), plan.draws(0, 0), sampler=sampler)
     assert np.abs(frames - picks).max() <= 1
     np.testing.assert_allclose(to_levels(clip).mean(axis=(2, 3)), pixels.mean(axis=(1, 2)), atol=2)
 

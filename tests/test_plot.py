@@ -32,13 +32,16 @@ from mgs_dali.plot import (
     draw,
     draw_sheet,
     film_strip,
+    indexed_video,
     jpeg,
     pick_difference,
     plot_sheet,
     plot_video,
     runs,
 )
+from mgs_dali.rawframes import FrameFolder
 from mgs_dali.sampling import MotionGuided
+from mgs_dali.video_file import VideoFile
 
 
 @pytest.fixture(scope="module")
@@ -262,27 +265,26 @@ def test_runs_cover_what_is_marked(marks: list[bool]) -> None:
 @pytest.mark.parametrize("codec", ["h264", "mpeg4", "vp8-hidden", "vp9", "mjpeg"])
 def test_chosen_pictures_are_those_of_full_decoding(videos: dict[str, Path], codec: str) -> None:
     everything = decode_all(videos[codec])
-    found = chosen_pictures(videos[codec], np.array([41, 3, 41, 58]), name="video", measured_num_frames=60)
+    found = chosen_pictures(VideoFile(videos[codec], "video"), np.array([41, 3, 41, 58]), num_measured=60)
     assert list(found) == [3, 41, 58]
     for frame, picture in found.items():
         np.testing.assert_array_equal(picture, everything[frame])
 
 
 def test_chosen_pictures_fit_a_box(videos: dict[str, Path]) -> None:
-    found = chosen_pictures(videos["h264"], np.array([7]), name="video", box_pixels=(48, 20))
+    found = chosen_pictures(VideoFile(videos["h264"], "video"), np.array([7]), box_pixels=(48, 20))
     assert found[7].shape == (20, 30, 3)  # of 96 x 64
 
 
 def test_video_that_changed_is_an_error(videos: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"the motion index holds 61 frames of it, the file shows 60\. It has changed"):
-        chosen_pictures(videos["h264"], np.array([2]), name="video", measured_num_frames=61)
+        chosen_pictures(VideoFile(videos["h264"], "video"), np.array([2]), num_measured=61)
 
 
 def test_choice_by_an_index_measures_nothing(
     indexed: tuple[MotionIndex, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("MotionMeter", "decode_file"):
-        monkeypatch.setattr(plot, name, None)
+    monkeypatch.setattr(plot, "Pixel", None)
     index, root = indexed
     choice = choose_indexed(index, LATE, root=root, sampler=SAMPLER, box_pixels=(32, 32))
     assert choice.guided.tolist() == [41, 46, 50, 55]
@@ -392,12 +394,12 @@ def test_frames_of_a_folder(videos: dict[str, Path], tmp_path: Path) -> None:
     for number, packet in enumerate(packets, start=1):
         (folder / f"img_{number:05}.jpg").write_bytes(packet)
     picks = np.array([41, 3, 41])
-    found = chosen_pictures(folder, picks, name="clip", template="img_{:05}.jpg", measured_num_frames=len(packets))
-    expected = chosen_pictures(videos["mjpeg"], picks, name="video")
+    found = chosen_pictures(FrameFolder(folder, "img_{:05}.jpg", "clip"), picks, num_measured=len(packets))
+    expected = chosen_pictures(VideoFile(videos["mjpeg"], "video"), picks)
     assert list(found) == [3, 41]
     for frame, picture in found.items():
         np.testing.assert_array_equal(picture, expected[frame])
     with pytest.raises(ValueError, match=r"clip: the motion index holds 9 frames of it, the folder has 60"):
-        chosen_pictures(folder, picks, name="clip", template="img_{:05}.jpg", measured_num_frames=9)
-    with pytest.raises(ValueError, match=r"clip: a folder\. If it holds frames, say how they are named: --template"):
-        chosen_pictures(folder, picks, name="clip")
+        chosen_pictures(FrameFolder(folder, "img_{:05}.jpg", "clip"), picks, num_measured=9)
+    with pytest.raises(ValueError, match=r": a folder\. If it holds frames, say how they are named: --template"):
+        indexed_video(folder, template=None)

@@ -19,10 +19,12 @@ from training import NUM_TRAIN, NUM_VAL, SMALL, metrics, train, write_data
 
 from mgs_dali import cli, motion_index
 from mgs_dali.annotations import Clips
-from mgs_dali.motion import Filters, Measure, measure_folder, measure_video
+from mgs_dali.measuring import measure_video
+from mgs_dali.motion import Filters, Pa
 from mgs_dali.motion_index import MotionIndex, Summary, import_json, index_videos
-from mgs_dali.rawframes import FrameFolder, Stamp, check_jpeg
+from mgs_dali.rawframes import FrameFolder, check_jpeg
 from mgs_dali.video import luma, rgb
+from mgs_dali.videos import Stamp
 
 TEMPLATE = "img_{:05}.jpg"
 
@@ -119,7 +121,7 @@ def remove(folder: FrameFolder, *indices: int) -> None:
 )
 def test_folders_that_are_not_whole(folder: FrameFolder, spoil: Callable[[FrameFolder], None], text: str) -> None:
     spoil(folder)
-    for ask in (folder.count_frames, folder.stamp, lambda: folder.clip(0, -1)):
+    for ask in (folder.count_frames, folder.stamp, lambda: folder.found()):
         with pytest.raises(ValueError, match=text):
             ask()
 
@@ -156,7 +158,9 @@ def test_a_video_is_no_folder(videos: dict[str, Path]) -> None:
 def test_clips(
     folder: FrameFolder, first_frame: int, num_frames: int, expected: range, num_indexed: int | None
 ) -> None:
-    assert folder.clip(first_frame, num_frames, num_indexed=num_indexed) == expected
+    assert (
+        replace(folder, first_frame=first_frame, num_frames=num_frames).found(num_measured=num_indexed).span == expected
+    )
 
 
 @pytest.mark.parametrize("num_indexed", [None, NUM_FRAMES])
@@ -173,7 +177,7 @@ def test_clips_with_more_frames_than_there_are(
     folder: FrameFolder, first_frame: int, num_frames: int, text: str, num_indexed: int | None
 ) -> None:
     with pytest.raises(ValueError, match=text):
-        folder.clip(first_frame, num_frames, num_indexed=num_indexed)
+        replace(folder, first_frame=first_frame, num_frames=num_frames).found(num_measured=num_indexed)
 
 
 @pytest.mark.parametrize("num_indexed", [59, 61])
@@ -184,7 +188,7 @@ def test_clips_of_a_folder_that_changed_since_it_was_indexed(
     with pytest.raises(
         ValueError, match=rf"holds {num_indexed} frames of it, the folder has 60\. It has changed since"
     ):
-        folder.clip(0, num_frames, num_indexed=num_indexed)
+        replace(folder, num_frames=num_frames).found(num_measured=num_indexed)
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -278,7 +282,7 @@ def test_files_that_are_no_frames(folder: FrameFolder, content: bytes, text: str
         with pytest.raises(ValueError, match=text):
             next(frames)
     with pytest.raises(ValueError, match=text):
-        measure_folder(folder)
+        measure_video(folder)
 
 
 def test_frames_that_are_not_there(folder: FrameFolder) -> None:
@@ -313,12 +317,12 @@ FILTERS = Filters(np.random.default_rng(0).normal(0, 1e-3, (8, 3, 7, 7)).astype(
 
 
 @pytest.mark.parametrize("measure", ["pixel", "ssim", "pa"])
-def test_frames_are_measured_as_those_of_the_video(videos: dict[str, Path], whole: Path, measure: Measure) -> None:
+def test_frames_are_measured_as_those_of_the_video(videos: dict[str, Path], whole: Path, measure: str) -> None:
     if measure == "pa":
         pytest.importorskip("torch")
-    filters = FILTERS if measure == "pa" else None
-    of_folder = measure_folder(FrameFolder(whole, TEMPLATE), measure=measure, filters=filters)
-    of_video = measure_video(videos["mjpeg"], measure=measure, filters=filters)
+    by = Pa(FILTERS) if measure == "pa" else measure
+    of_folder = measure_video(FrameFolder(whole, TEMPLATE), measure=by)
+    of_video = measure_video(videos["mjpeg"], measure=by)
     assert of_folder.motion.dtype == np.float32
     np.testing.assert_array_equal(of_folder.motion, of_video.motion)
     np.testing.assert_array_equal(of_folder.keyframes, of_video.keyframes)
@@ -329,7 +333,7 @@ def test_frames_are_measured_as_those_of_the_video(videos: dict[str, Path], whol
 def test_sizes_of_pictures_say_nothing_of_motion(folder: FrameFolder, tmp_path: Path) -> None:
     text = r"compressed one by one, so their sizes say nothing of motion\. Use measure pixel"
     with pytest.raises(ValueError, match=rf"^clip 7: .*{text}"):
-        measure_folder(folder, measure="packet")
+        measure_video(folder, measure="packet")
     with pytest.raises(ValueError, match=rf"list\.txt: .*{text}"):
         index_videos(clip_table(tmp_path, ["clip"], template=TEMPLATE), tmp_path / "index", measure="packet")
     assert not (tmp_path / "index").exists()
@@ -337,7 +341,7 @@ def test_sizes_of_pictures_say_nothing_of_motion(folder: FrameFolder, tmp_path: 
 
 def test_a_folder_of_one_frame(folder: FrameFolder) -> None:
     remove(folder, *range(1, NUM_FRAMES))
-    found = measure_folder(folder)
+    found = measure_video(folder)
     assert len(found.motion) == 0
     assert found.keyframes.tolist() == [0]
 
@@ -435,11 +439,11 @@ def test_what_is_wrong_with_a_folder_is_its_error(clips: Clips, tmp_path: Path) 
 
 def test_a_folder_that_changes_while_it_is_read(clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure_while_frames_arrive(folder: FrameFolder, **options: Any) -> Any:
-        found = measure_folder(folder, **options)
+        found = measure_video(folder, **options)
         shutil.copy(folder.file(0), folder.path / folder.template.format(len(found.motion) + 2))
         return found
 
-    monkeypatch.setattr(motion_index, "measure_folder", measure_while_frames_arrive)
+    monkeypatch.setattr(motion_index, "measure_video", measure_while_frames_arrive)
     summary = index(clips, tmp_path / "index")
     assert len(summary.errors) == 3
     assert all("changed while it was being read" in text for text in summary.errors.values())

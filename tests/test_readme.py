@@ -164,7 +164,7 @@ def test_routes_are_those_of_the_loader() -> None:
 def test_links_and_named_files_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
     files = re.findall(r"^- `(\S+\.py)`:", README, flags=re.MULTILINE)
-    assert len(files) == 6
+    assert len(files) == 7
     for name in [*links, *files]:
         assert (REPOSITORY / name).is_file(), name
 

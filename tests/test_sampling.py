@@ -19,10 +19,8 @@ from mgs_dali.sampling import (
     dense_starts,
     motion_cdf,
     motion_guided_frames,
-    sampling_targets,
     segment_targets,
     stratum_starts,
-    timed_frames,
     uniform_frames,
 )
 
@@ -497,32 +495,32 @@ def test_dense_errors() -> None:
 
 
 def test_two_clips_of_a_video_are_twice_sample() -> None:
-    frames = timed_frames(Uniform(8), 30, sampling_targets(Uniform(8), num_clips=2))
+    frames = Uniform(8).frames(30, Uniform(8).targets(num_clips=2))
     assert frames.tolist() == [1, 5, 9, 13, 16, 20, 24, 28, 0, 3, 7, 11, 15, 18, 22, 26]
-    assert timed_frames(Uniform(8), 5, sampling_targets(Uniform(8))).tolist() == [0, 0, 1, 2, 2, 3, 4, 4]
+    assert Uniform(8).frames(5, Uniform(8).targets()).tolist() == [0, 0, 1, 2, 2, 3, 4, 4]
 
 
 def test_the_second_motion_guided_clip_has_the_starts_of_the_strata() -> None:
     """Motion 1 1 2 with mu = 1: the CDF is 1/4, 1/2, 1. Nearest to 0, 1/4, 1/2, 3/4 (a tie) are gaps 0, 0, 1, 1."""
-    targets = sampling_targets(MotionGuided(4), num_clips=2)
+    targets = MotionGuided(4).targets(num_clips=2)
     assert targets.tolist() == [1 / 8, 3 / 8, 5 / 8, 7 / 8, 0, 1 / 4, 1 / 2, 3 / 4]
     assert motion_guided_frames([1, 1, 2], targets, mu=1.0).tolist() == [0, 0, 1, 2, 0, 0, 1, 1]
 
 
 def test_dense_clips() -> None:
-    frames = timed_frames(Dense(8), 100, sampling_targets(Dense(8), num_clips=10))
+    frames = Dense(8).frames(100, Dense(8).targets(num_clips=10))
     assert frames.reshape(10, 8)[:, 0].tolist() == [0, 4, 8, 12, 16, 20, 24, 28, 32, 36]
     assert frames[-8:].tolist() == [36, 44, 52, 60, 68, 76, 84, 92]
-    assert timed_frames(Dense(8), 100, sampling_targets(Dense(8))).tolist() == [18, 26, 34, 42, 50, 58, 66, 74]
-    short = timed_frames(Dense(4, span_frames=16), 10, sampling_targets(Dense(4, span_frames=16), num_clips=3))
+    assert Dense(8).frames(100, Dense(8).targets()).tolist() == [18, 26, 34, 42, 50, 58, 66, 74]
+    short = Dense(4, span_frames=16).frames(10, Dense(4, span_frames=16).targets(num_clips=3))
     assert short.tolist() == [0, 4, 8, 2] * 3
 
 
 def test_training_clips_are_drawn() -> None:
-    one, same, other = (sampling_targets(Dense(8), rng=np.random.default_rng(seed)).tolist() for seed in (0, 0, 1))
+    one, same, other = (Dense(8).targets(rng=np.random.default_rng(seed)).tolist() for seed in (0, 0, 1))
     assert one == same != other
     assert 0 <= one[0] < 1
-    drawn = sampling_targets(Uniform(8), rng=np.random.default_rng(3))
+    drawn = Uniform(8).targets(rng=np.random.default_rng(3))
     assert drawn.tolist() == segment_targets(8, np.random.default_rng(3)).tolist()
 
 
@@ -531,4 +529,4 @@ def test_strata_have_two_clips_at_most(sampler: Uniform | MotionGuided) -> None:
     with pytest.raises(
         ValueError, match=r"10 clips of a video asked for, but \w+ has at most 2.*Use the sampler Dense"
     ):
-        sampling_targets(sampler, num_clips=10)
+        sampler.targets(num_clips=10)

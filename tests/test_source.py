@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from mgs_dali import video
 from mgs_dali.annotations import Clips
 from mgs_dali.cut import cut
-from mgs_dali.motion import measure_video
+from mgs_dali.measuring import measure_video
 from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.packets import Scan, open_video, scan
 from mgs_dali.rand_augment import RandAugment
@@ -42,6 +42,7 @@ from mgs_dali.source import (
     sample_rng,
 )
 from mgs_dali.video import decode
+from mgs_dali.video_file import VideoFile
 from mgs_dali.views import Views
 
 Sampler = MotionGuided | Uniform
@@ -341,7 +342,7 @@ def restated_picks(file: Path, targets: np.ndarray, sampler: Sampler) -> np.ndar
 @pytest.mark.parametrize("name", ["h264", "vp8", "vp8-hidden", "vp9", "mjpeg"])
 def test_load_clip(videos: dict[str, Path], name: str, sampler: Sampler, training: bool) -> None:
     draws = draw(sample=3, training=training, num_segments=sampler.num_segments, size=48)
-    pixels, frames, *_ = load_clip(videos[name], draws, sampler=sampler, name="v")
+    pixels, frames, *_ = load_clip(VideoFile(videos[name], "v"), draws, sampler=sampler)
     assert (frames.dtype.name, pixels.dtype.name) == ("int64", "uint8")
     assert frames.tolist() == restated_picks(videos[name], draws.targets, sampler).tolist()
     x, y, width, height = draws.box(96, 64)
@@ -354,7 +355,7 @@ def test_clips_too_long_for_memory_are_the_same(
     videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, sampler: Sampler
 ) -> None:
     draws = draw(sample=1, num_segments=sampler.num_segments)
-    once = load_clip(videos[name], draws, sampler=sampler, name="v")
+    once = load_clip(VideoFile(videos[name], "v"), draws, sampler=sampler)
     num_opened = 0
 
     def counted(*arguments: Any, **options: Any) -> Any:
@@ -364,7 +365,7 @@ def test_clips_too_long_for_memory_are_the_same(
 
     monkeypatch.setattr(video, "open_video", counted)
     monkeypatch.setattr(video, "KEPT_FRAMES_MIB", 0)
-    twice = load_clip(videos[name], draws, sampler=sampler, name="v")
+    twice = load_clip(VideoFile(videos[name], "v"), draws, sampler=sampler)
     assert num_opened == 1  # again
     for one, other in zip(once[:3], twice[:3], strict=True):
         np.testing.assert_array_equal(one, other)
@@ -374,7 +375,7 @@ def test_clips_too_long_for_memory_are_the_same(
 @pytest.mark.parametrize("num_frames", [1, 2])
 def test_clips_from_very_short_videos(tmp_path: Path, sampler: Sampler, num_frames: int) -> None:
     file = encode(tmp_path / "short.mkv", moving_disc(num_frames, action=(0, 1)), "ffv1")
-    pixels, frames, *_ = load_clip(file, draw(num_segments=3, training=False), sampler=sampler, name="v")
+    pixels, frames, *_ = load_clip(VideoFile(file, "v"), draw(num_segments=3, training=False), sampler=sampler)
     assert pixels.shape[0] == 3
     assert set(frames.tolist()) <= set(range(num_frames))
 
@@ -397,7 +398,7 @@ def test_recordings_that_start_inside_a_gop(videos: dict[str, Path], tmp_path: P
     found = scan(file)
     assert len(everything) == found.num_frames < found.num_packets
     draws = draw(training=False)
-    pixels, frames, *_ = load_clip(file, draws, sampler=Uniform(8), name="v", sparse=sparse)
+    pixels, frames, *_ = load_clip(VideoFile(file, "v"), draws, sampler=Uniform(8), sparse=sparse)
     assert frames.tolist() == [int((2 * k + 1) * len(everything) / 16) for k in range(8)]
     x, y, width, height = draws.box(96, 64)
     np.testing.assert_array_equal(pixels, everything[frames, y : y + height, x : x + width])
@@ -407,7 +408,7 @@ def test_recordings_that_start_inside_a_gop(videos: dict[str, Path], tmp_path: P
 def test_picks_by_packet_sizes_need_no_motion_pass(videos: dict[str, Path]) -> None:
     sampler = MotionGuided(6, measure="packet")
     draws = draw(num_segments=6, training=False)
-    clip = load_clip(videos["h264"], draws, sampler=sampler, name="v", sparse=True)
+    clip = load_clip(VideoFile(videos["h264"], "v"), draws, sampler=sampler, sparse=True)
     motion = measure_video(videos["h264"], measure="packet").motion
     assert clip.frames.tolist() == motion_guided_frames(motion, draws.targets).tolist()
     x, y, width, height = draws.box(96, 64)
@@ -415,14 +416,14 @@ def test_picks_by_packet_sizes_need_no_motion_pass(videos: dict[str, Path]) -> N
     np.testing.assert_array_equal(clip.pixels, expected)
     assert np.isnan(clip.measured).all()
     assert clip.detour == ""
-    whole = load_clip(videos["h264"], draws, sampler=sampler, name="v")
+    whole = load_clip(VideoFile(videos["h264"], "v"), draws, sampler=sampler)
     np.testing.assert_array_equal(whole.pixels, clip.pixels)
 
 
 def test_packet_sizes_of_keyframes_say_nothing(videos: dict[str, Path]) -> None:
     draws = draw(num_segments=4, training=False)
     with pytest.raises(ValueError, match=r"^v: all of its 60 frames are keyframes.*Use measure pixel"):
-        load_clip(videos["mjpeg"], draws, sampler=MotionGuided(4, measure="packet"), name="v", sparse=True)
+        load_clip(VideoFile(videos["mjpeg"], "v"), draws, sampler=MotionGuided(4, measure="packet"), sparse=True)
 
 
 def test_what_sparse_decoding_could_not_leave_out_is_said(videos: dict[str, Path], tmp_path: Path) -> None:
@@ -441,10 +442,10 @@ def test_what_sparse_decoding_could_not_leave_out_is_said(videos: dict[str, Path
             "from the first frame that can be decoded on, in recordings that begin inside a GOP; from files that do",
         ),
     ):
-        clip = load_clip(file, draws, sampler=Uniform(4), name="v", sparse=True)
+        clip = load_clip(VideoFile(file, "v"), draws, sampler=Uniform(4), sparse=True)
         assert clip.detour.startswith(detour)
         assert bool(clip.detour) == bool(detour)
-        whole = load_clip(file, draws, sampler=Uniform(4), name="v")
+        whole = load_clip(VideoFile(file, "v"), draws, sampler=Uniform(4))
         assert whole.detour == (clip.detour if file in (late, live) else "")
 
 
@@ -453,7 +454,7 @@ def test_clips_that_cannot_be_loaded(tmp_path: Path, sampler: Sampler) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     for name in ("text.mp4", "missing.mp4"):
         with pytest.raises(ValueError, match=r"^a\.txt, line 9: "):
-            load_clip(tmp_path / name, draw(num_segments=4), sampler=sampler, name="a.txt, line 9")
+            load_clip(VideoFile(tmp_path / name, "a.txt, line 9"), draw(num_segments=4), sampler=sampler)
 
 
 @pytest.mark.parametrize("sampler", [MotionGuided(4), Uniform(4)], ids=str)
@@ -465,7 +466,7 @@ def test_cut_off_files_whose_header_tells_are_errors(videos: dict[str, Path], tm
     file = tmp_path / "cut.avi"
     file.write_bytes(videos["mjpeg"].read_bytes()[:place])  # between two packets: what is left decodes
     with pytest.raises(ValueError, match=r"^v: its RIFF chunk ends at byte \d+, .* The file is cut off"):
-        load_clip(file, draw(num_segments=4, training=False), sampler=sampler, name="v")
+        load_clip(VideoFile(file, "v"), draw(num_segments=4, training=False), sampler=sampler)
 
 
 # --- sources for DALI -----------------------------------------------------------------------------------------------
@@ -492,7 +493,7 @@ def test_host_source_gives_the_rows_of_the_plan(dali_videos: Clips, start: tuple
         assert texts(notes) == texts(detours) == texts(errors) == [""] * 3
         for row, sample in enumerate(samples):
             draws = plan.draws(epoch, sample)
-            clip, picks, *_ = load_clip(dali_videos.file(sample), draws, sampler=plan.sampler, name="v")
+            clip, picks, *_ = load_clip(VideoFile(dali_videos.file(sample), "v"), draws, sampler=plan.sampler)
             np.testing.assert_array_equal(pixels[row], clip)
             assert frames[row].tolist() == picks.tolist()
             assert (kind(flips[row]), bool(flips[row][0])) == (("int32", (1,)), draws.flip)
@@ -565,7 +566,7 @@ def test_sources_give_the_columns_that_the_graph_uses(dali_videos: Clips) -> Non
         (HostSource, {"rand_augment": augmented, "training": False}, set()),
         (HostSource, {"training": False, "views": views}, {"crops"}),
         (EncodedSource, {}, {"crops", "targets"}),
-        (EncodedSource, {"sampler": Uniform(4), "rand_augment": augmented}, {"crops", "operations"}),
+        (EncodedSource, {"sampler": Uniform(4), "rand_augment": augmented}, {"crops", "operations", "places"}),
     ):
         plan = plan_of(dali_videos, **changes)
         rows = HostSource(plan) if kind_of_source is HostSource else EncodedSource(plan, refusal_without_gpu)

@@ -42,7 +42,6 @@ from tqdm import tqdm
 
 from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.machine import num_cpus
-from mgs_dali.motion import Measure
 from mgs_dali.motion_index import MotionIndex, index_videos
 from mgs_dali.packets import open_video
 from mgs_dali.sampling import MotionGuided, Uniform
@@ -288,7 +287,7 @@ def _files(clips: Clips) -> list[Path]:
     return list(dict.fromkeys(clips.file(sample) for sample in range(len(clips))))
 
 
-def index_anew(folder: Path, clips: Clips, measure: Measure, *, num_workers: int) -> None:
+def index_anew(folder: Path, clips: Clips, measure: str, *, num_workers: int) -> None:
     """Index all videos into a new folder."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         summary = index_videos(clips, out, measure=measure, num_workers=num_workers, progress=False)

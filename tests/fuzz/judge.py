@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from hard_videos import Delivered, Hard, deliver, deliver_batch, number_in, strict_complaint
 
-from mgs_dali.motion import Measure, measure_video
+from mgs_dali.measuring import measure_video
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 
 from .mutate import NUM_FRAMES, Mutation, mutate
@@ -55,7 +55,7 @@ class Routes:
     def of(cls, seed: str, *, loaders: bool) -> Routes:
         """Those that run here for a seed's codec, with or without processes of loaders."""
 
-        def index(measure: Measure) -> Job:
+        def index(measure: str) -> Job:
             return lambda path: measure_video(path, measure=measure).motion
 
         def load(route: str, sampler: MotionGuided | Uniform) -> Job:
