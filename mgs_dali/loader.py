@@ -5,39 +5,30 @@ from __future__ import annotations
 import itertools
 import logging
 import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.dlpack import from_dlpack
 
-from . import nvdec
 from .annotations import Clips
-from .machine import default_num_workers, needed_bytes
-from .motion import measure_of
+from .machine import default_num_workers
 from .motion_index import MotionIndex, MotionRecorder
-from .packets import Scan
 from .rand_augment import RandAugment
+from .routes import AUTO, Running, Setting, choose_route, frames_known
 from .sampling import Sampler
-from .shared_memory import batch_bytes, check_room
-from .source import EncodedSource, HostSource, PictureSource, Plan, load_sample, num_parts_for, part_of
+from .shared_memory import check_room
+from .source import Plan, part_of
+from .video_file import VideoFile
 from .views import ONE_VIEW, Views
 from .workers import WorkerWatch, interrupt_later, workers_follow
 
 if TYPE_CHECKING:
-    from nvidia.dali import Pipeline
+    pass
 
-__all__ = ["ROUTES", "ClipBatch", "ClipLoader", "Position", "batch_of_views", "default_num_workers"]
-
-ROUTES = ("gpu", "gpu-sparse", "host", "host-sparse", "rawframes")
-DECODER_THREADS = 16
-"""Threads that decode on a GPU, for the seven NVDEC engines of an H100 or H200: each decodes a picture, has it
-converted and waits for it, so that one thread an engine would leave the engines idle. A guess, not yet measured."""
+__all__ = ["ClipBatch", "ClipLoader", "Position", "batch_of_views", "choose_device", "default_num_workers"]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -264,7 +255,7 @@ class ClipLoader:
         if memory_limit_gib is not None and memory_limit_gib <= 0:
             raise ValueError(f"memory_limit_gib ({memory_limit_gib}) must be above 0.")
         self.dtype = dtype
-        self.device = _choose_device(device)
+        self.device = choose_device(device)
         self._asked = (route, device)
         self._recorder = motion_index if isinstance(motion_index, MotionRecorder) else None
         self._memory_limit_gib = memory_limit_gib
@@ -273,10 +264,9 @@ class ClipLoader:
         if self.num_workers < 1:
             raise ValueError(f"num_workers ({num_workers}) must be at least 1: DALI decodes in processes of its own.")
         self._position = Position(num_batches=self.plan.num_batches)
-        self._pipeline: Pipeline | None = None
-        self._pipeline_at = (0, 0)
+        self._running: Running | None = None
+        self._running_at = (0, 0)
         self._workers: WorkerWatch | None = None
-        self._num_parts = 1
         self._take_route()
 
     def __len__(self) -> int:
@@ -301,6 +291,26 @@ class ClipLoader:
             self._recorder.flush()
         position.end()
 
+    @property
+    def num_parts(self) -> int:
+        """Parts that a batch is decoded in, one after the other, to fit in memory; 1 before the first batch."""
+        return 1 if self._running is None else self._running.num_parts
+
+    def refuses_video(self, sample: int) -> str:
+        """Why the route's graph does not decode the video of a sample; empty where it does, or the route has none.
+
+        Nothing is decoded to tell.
+
+        Raises:
+            ValueError: the video cannot be read.
+        """
+        refuses = self._route.refuses_video(replace(self._setting, by_name=False))
+        video = self.plan.clips.video(sample)
+        if refuses is None or not isinstance(video, VideoFile):
+            return ""
+        with video.scanned() as scanned:
+            return refuses(sample, scanned)
+
     def state_dict(self) -> dict[str, int]:
         """Where the loader stands: ``{"epoch": e, "iteration": batches given in it}``."""
         return self._position.state_dict()
@@ -323,7 +333,7 @@ class ClipLoader:
         if self._workers is not None:
             self._workers.close()
         with interrupt_later():
-            self._workers = self._pipeline = None  # DALI ends its workers with the pipeline
+            self._workers = self._running = None  # DALI ends its workers with the pipeline
 
     def __enter__(self) -> ClipLoader:
         return self
@@ -332,103 +342,88 @@ class ClipLoader:
         self.close()
 
     def _take_route(self) -> None:
-        route, device = self._asked
-        sampler, index = self.plan.sampler, self.plan.motion_index
-        picks_known = index is not None or not sampler.needs_motion or not measure_of(sampler).needs_decoding
-        recorded = ""
-        if self._recorder is not None and sampler.needs_motion:
-            picks_known = all(path in self._recorder for path in self.plan.clips.paths)
-            recorded = "; motion curves are there" if picks_known else "; motion curves are being recorded"
-        self.route, reason, self._refusal = _choose_route(
-            route,
-            clips=self.plan.clips,
-            picks_known=picks_known,
+        plan, (route, device) = self.plan, self._asked
+        self._setting = Setting(
+            plan,
+            frames_known=frames_known(plan),
             device=self.device,
-            asked=device,
-            cannot_choose="" if self._graph_chooses() else repr(sampler),
+            by_name=route != AUTO,
+            asked_device=device,
+            num_workers=self.num_workers,
+            dtype=self.dtype,
+            memory_limit_gib=self._memory_limit_gib,
         )
-        self._picks_known = picks_known
+        self._route, reason = choose_route(route, self._setting)
+        self.route = self._route.name
+        recorded = ""
+        if self._recorder is not None and plan.sampler.needs_motion:
+            recorded = f"; motion curves are {'there' if self._setting.frames_known else 'being recorded'}"
         self.route_reason = reason + recorded
         log.info("route %s: %s", self.route, self.route_reason)
 
-    def _graph_chooses(self) -> bool:
-        from .pipelines import IN_GRAPH  # noqa: PLC0415  needs DALI
-
-        return type(self.plan.sampler) in IN_GRAPH
-
     def _use_recorded(self) -> None:
         """Decode chosen frames only as soon as the curves of all clips are recorded, here or by other processes."""
-        may_change = self._asked[0] == "auto" or self.route == "rawframes"
-        if self._recorder is None or self._picks_known or not may_change:
+        if self._recorder is None or self._setting.frames_known:
             return
         self._recorder.refresh()
-        if all(path in self._recorder for path in self.plan.clips.paths):
+        if frames_known(self.plan):
             self._stop()
             self._take_route()
 
     def _load(self, epoch: int, iteration: int) -> ClipBatch:
-        if self._pipeline is None or self._pipeline_at != (epoch, iteration):
+        if self._running is None or self._running_at != (epoch, iteration):
             self._stop()
-            self._pipeline = self._start(epoch, iteration)
+            self._start(epoch, iteration)
         samples, valid = self.plan.batch(epoch, iteration)
-        parts = [
-            self._run_part(part_of(samples, part=part, num_parts=self._num_parts)) for part in range(self._num_parts)
-        ]
+        assert self._running is not None
+        num_parts = self._running.num_parts
+        parts = [self._run_part(part_of(samples, part=part, num_parts=num_parts)) for part in range(num_parts)]
         clips, frames, flips = (
             tensors[0] if len(tensors) == 1 else torch.cat(tensors) for tensors in zip(*parts, strict=True)
         )
         more_epochs, next_iteration = divmod(iteration + 1, len(self))
-        self._pipeline_at = (epoch + more_epochs, next_iteration)
+        self._running_at = (epoch + more_epochs, next_iteration)
         return batch_of_views(self.plan, samples, valid, clips=clips, frames=frames, flips=flips, device=self.device)
 
     def _run_part(self, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Clips, frames and flips of the pipeline's next run, which is of these samples."""
-        assert self._pipeline is not None
+        assert self._running is not None
         assert self._workers is not None
         try:
             with self._workers.call():
-                clips, frames, flips, measured, notes, detours, errors = self._pipeline.run()
+                columns = dict(zip(self._running.outputs, self._running.pipeline.run(), strict=True))
         except RuntimeError as error:
             lost = self._workers.obituary()
             self.close()
             if lost:
                 raise
-            if self.route == "rawframes":
-                self._find_damaged_picture()
+            self._find_damage()
             names = "".join(f"\n  {self.plan.name(sample)}" for sample in samples.tolist())
             raise ValueError(f"DALI failed on one of these videos or of the next batch:{names}\n{error}") from error
-        rows_a_clip = self.plan.num_picks if self.route == "rawframes" else 1
+        rows_a_clip = len(columns["frames"]) // len(samples)
         for sample, row in zip(samples.tolist(), itertools.count(step=rows_a_clip)):
-            if text := _text(errors.at(row)):
+            told = {name: np.asarray(columns[name].at(row)) for name in self._running.outputs[3:]}
+            if text := _text(told["error"]):
                 self.close()
                 raise ValueError(text)
-            if text := _text(notes.at(row)):
-                self.decoded_on_host[text] += 1
-            if text := _text(detours.at(row)):
-                self.detours[text] += 1
-            if self._recorder is not None:
-                self._record(sample, np.asarray(measured.at(row)))
-        # DALI writes no bfloat16; float16 holds normalised pixels at least as finely.
-        pixels = from_dlpack(clips.as_tensor()).to(self.dtype)
-        picks, flipped = from_dlpack(frames.as_tensor()), from_dlpack(flips.as_tensor())
-        if self.route == "rawframes":
-            pixels = pixels.view(len(samples), rows_a_clip, -1, *pixels.shape[-3:])
-            picks, flipped = picks[::rows_a_clip], flipped[::rows_a_clip]
-            _fill_repeated(pixels, picks)
-            pixels = pixels.transpose(1, 2)  # crop by crop, as the other routes give them
-        return pixels, picks, flipped
+            for name, counted in (("note", self.decoded_on_host), ("detour", self.detours)):
+                if name in told and (text := _text(told[name])):
+                    counted[text] += 1
+            if "measured" in told:
+                self._record(sample, told["measured"])
+        return self._route.unpack(self._setting, columns, num_clips=len(samples))
 
-    def _find_damaged_picture(self) -> None:
-        """Decode what DALI failed on, or may have, which is this batch and the next, in another way.
+    def _find_damage(self) -> None:
+        """Look for what DALI failed on, which is in this batch or the next.
 
         Raises:
-            ValueError: a picture is damaged; the message names it.
+            ValueError: it was found; the message names it.
         """
-        epoch, iteration = self._pipeline_at
+        epoch, iteration = self._running_at
         for ahead in range(2):
             more_epochs, place = divmod(iteration + ahead, len(self))
-            for sample in self.plan.batch(epoch + more_epochs, place)[0].tolist():
-                load_sample(self.plan, sample, self.plan.draws(epoch + more_epochs, sample))
+            samples, _ = self.plan.batch(epoch + more_epochs, place)
+            self._route.find_damage(self.plan, epoch + more_epochs, samples)
 
     def _record(self, sample: int, measured: np.ndarray) -> None:
         assert self._recorder is not None
@@ -436,67 +431,31 @@ class ClipLoader:
             clips = self.plan.clips
             self._recorder.add(clips.paths[sample], measured, video=clips.video(sample).whole)
 
-    def _start(self, epoch: int, iteration: int) -> Pipeline:
-        from nvidia.dali import types  # noqa: PLC0415
-
-        from .pipelines import decoded_clips, encoded_clips, picture_clips  # noqa: PLC0415  needs DALI
-
-        plan, on_gpu = self.plan, self.device.type == "cuda"
-        limit_bytes = int((self._memory_limit_gib or _free_gib(self.device) / 4) * 2**30)
-        self._num_parts = num_parts_for(plan, limit_bytes=limit_bytes) if self.route == "gpu" else 1
-        common: dict[str, Any] = {
-            "size": plan.side,
-            "device": "gpu" if on_gpu else "cpu",
-            "dtype": types.FLOAT if self.dtype == torch.float32 else types.FLOAT16,
-            # A worker makes a whole batch, so there must be as many batches under way as workers.
-            "prefetch_batches": max(2, self.num_workers),
-            "num_crops": plan.views.num_crops,
-            "rand_augment": plan.rand_augment if plan.training else None,
-            "batch_size": -(-plan.batch_size // self._num_parts),
-            # On the GPU a thread keeps one of its decoder engines busy.
-            "num_threads": max(self.num_workers, DECODER_THREADS) if on_gpu else self.num_workers,
-            "device_id": self.device.index if on_gpu else None,
-            "py_num_workers": self.num_workers,
-            # A process that has used CUDA must not fork.
-            "py_start_method": "spawn" if on_gpu or torch.cuda.is_initialized() else "fork",
-        }
-        if self.route == "rawframes":
-            common["batch_size"] = plan.batch_size * plan.num_picks  # a sample of DALI is a picture
-            pipeline = picture_clips(PictureSource(plan, start=(epoch, iteration)), **common)
-        elif self.route.startswith("host"):
-            sparse = self.route == "host-sparse" or (self._recorder is not None and self._asked[0] == "auto")
-            host_source = HostSource(plan, start=(epoch, iteration), sparse=sparse)
-            pipeline = decoded_clips(host_source, **common)
-        else:
-            source = EncodedSource(
-                plan,
-                refusal=self._refusal,
-                sparse=self.route == "gpu-sparse",
-                graph_chooses=self._graph_chooses(),
-                counts_hidden=on_gpu,
-                strict=self._asked[0] != "auto",
-                part_limit_bytes=limit_bytes,
-                num_parts=self._num_parts,
-                start=(epoch, iteration),
-            )
-            pipeline = encoded_clips(source, **common)
-        if self._num_parts > 1:
-            log.info("decoding each batch in %d parts, to stay below %.1f GiB", self._num_parts, limit_bytes / 2**30)
-        bytes_a_batch = batch_bytes(plan, self.route, epoch=epoch, iteration=iteration) // self._num_parts
-        shared_bytes = needed_bytes(bytes_a_batch, num_batches=common["prefetch_batches"])
-        check_room(shared_bytes)
+    def _start(self, epoch: int, iteration: int) -> None:
+        running = self._route.start(self._setting, at=(epoch, iteration))
+        if running.num_parts > 1:
+            limit_gib = self._setting.limit_bytes / 2**30
+            log.info("decoding each batch in %d parts, to stay below %.1f GiB", running.num_parts, limit_gib)
+        check_room(running.shared_bytes)
         others = multiprocessing.active_children()
         with workers_follow():
-            pipeline.start_py_workers()
+            running.pipeline.start_py_workers()
         started = [child for child in multiprocessing.active_children() if child not in others]
-        self._workers = WorkerWatch(started, shared_bytes=shared_bytes)
+        self._workers = WorkerWatch(started, shared_bytes=running.shared_bytes)
         with self._workers.call():
-            pipeline.build()
-        self._pipeline_at = (epoch, iteration)
-        return pipeline
+            running.pipeline.build()
+        self._running, self._running_at = running, (epoch, iteration)
 
 
-def _choose_device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """The device that clips are delivered on.
+
+    Args:
+        device: "cuda", "cpu", or "auto", which is CUDA where PyTorch has it.
+
+    Raises:
+        ValueError: another one, or CUDA where there is none.
+    """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device ({device!r}) must be 'auto', 'cpu' or 'cuda'.")
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
@@ -504,88 +463,6 @@ def _choose_device(device: str) -> torch.device:
     if not torch.cuda.is_available():
         raise ValueError("device 'cuda' asked for, but PyTorch finds no CUDA device here. Use device='cpu'.")
     return torch.device("cuda", torch.cuda.current_device())
-
-
-def _fill_repeated(clips: torch.Tensor, frames: torch.Tensor) -> None:
-    """Frames that are taken several times come once, in the first of their places: copy them to the others.
-
-    Args:
-        clips: (B, num_picks, num_crops, 3, H, W), written to.
-        frames: (B, num_picks) int64.
-    """
-    first = (frames[:, :, None] == frames[:, None, :]).int().argmax(dim=2)
-    rows, places = (first != torch.arange(frames.shape[1])).nonzero(as_tuple=True)
-    clips[rows, places] = clips[rows, first[rows, places]]
-
-
-def _choose_route(
-    route: str, *, clips: Clips, picks_known: bool, device: torch.device, asked: str, cannot_choose: str = ""
-) -> tuple[str, str, Callable[[Scan], str]]:
-    """(route, why, what its decoder refuses). ``cannot_choose`` is a sampler whose frames no graph can choose."""
-    if route not in ("auto", *ROUTES):
-        allowed = ", ".join(map(repr, ("auto", *ROUTES)))
-        raise ValueError(f"route ({route!r}) must be one of {allowed}.")
-    if not clips.are_folders and route == "rawframes":
-        raise ValueError(
-            f"route 'rawframes' loads folders of JPEG files, and {clips.list_file} was read as a list of videos. If "
-            "its paths are such folders, read it with a template, such as read_annotations(..., "
-            "template='img_{:05}.jpg'); for videos use route='auto'."
-        )
-    if clips.are_folders:
-        if route not in ("auto", "rawframes"):
-            raise ValueError(
-                f"route {route!r} decodes videos, and {clips.list_file} was read as a list of frame folders (template "
-                f"{clips.template!r}). Use route='auto' or 'rawframes'; a list of videos is read without a template."
-            )
-        decoder = "nvJPEG" if device.type == "cuda" else "the CPU"
-        slow = "" if picks_known else "; to measure motion, workers decode all frames of each clip: an index saves that"
-        return "rawframes", f"frame folders, whose JPEGs are decoded by {decoder}{slow}", _refuse_nothing
-    if route in ("gpu-sparse", "host-sparse") and not picks_known:
-        raise ValueError(
-            f"route {route!r} decodes chosen frames only, so it needs picks that are known before decoding: "
-            "sampler=Uniform(...) or Dense(...), MotionGuided(measure='packet'), or a motion_index of all clips. "
-            f"Otherwise use route={route.removesuffix('-sparse')!r}."
-        )
-    if route == "gpu" and not picks_known and cannot_choose:
-        raise ValueError(
-            f"route 'gpu' measures motion in the graph, and chooses by it for MotionGuided only, not for "
-            f"{cannot_choose}. Give a motion_index of all clips, or use route='host'."
-        )
-    host = "host-sparse" if picks_known else "host"
-    if device.type == "cuda" and not route.startswith("host"):
-        torch.cuda.synchronize(device)  # the driver's library answers within a CUDA context
-        try:
-            refusal = partial(nvdec.refusal, limits=nvdec.read_limits())
-        except (OSError, RuntimeError) as error:
-            if route == "auto":
-                return host, f"{error}", _refuse_nothing
-            raise ValueError(f"route {route!r} needs NVDEC: {error}") from error
-        if route == "auto":
-            if not picks_known and cannot_choose:
-                return host, f"a graph cannot choose the frames of {cannot_choose} by motion", _refuse_nothing
-            best = "gpu-sparse" if picks_known else "gpu"
-            return best, f"a GPU with NVDEC is here ({torch.cuda.get_device_name(device)})", refusal
-        return route, "asked for by name", refusal
-    if route in ("gpu", "gpu-sparse"):
-        if asked != "cpu":
-            raise ValueError(
-                f"route {route!r} needs a CUDA device and PyTorch finds none here. Use route='host', or device='cpu' "
-                "to run the same graph on the CPU (VP8, VP9 and MJPEG videos only)."
-            )
-        return route, "asked for by name; its graph runs on the CPU", nvdec.refusal_without_gpu
-    if route != "auto":
-        return route, "asked for by name", _refuse_nothing
-    return host, "no CUDA device here, videos are decoded by PyAV in worker processes", _refuse_nothing
-
-
-def _refuse_nothing(_: Scan) -> str:
-    return ""
-
-
-def _free_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / 2**30
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
 def _text(bytes_: Any) -> str:

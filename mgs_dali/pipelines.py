@@ -29,7 +29,7 @@ from .source import EncodedSource, HostSource, PictureSource
 
 __all__ = ["IN_GRAPH", "decoded_clips", "encoded_clips", "picture_clips"]
 
-_Outputs = tuple[DataNode, DataNode, DataNode, DataNode, DataNode, DataNode, DataNode]
+_Outputs = tuple[DataNode, ...]
 
 _FORMATS = {
     "in_graph": (types.BOOL, 0),
@@ -144,14 +144,14 @@ def decoded_clips(
         rand_augment: how clips are augmented.
 
     Returns:
-        clips (K, num_picks, 3, size, size) without the K of one crop, frames (num_picks,) int64, flips (K,) int32,
-        measured motion (F - 1,) float32, notes, detours and errors (L,) uint8; all but the clips on the CPU.
+        clips (K, num_picks, 3, size, size) without the K of one crop, frames (num_picks,) int64, flips (K,) int32, and
+        what ``source.told`` names; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
     crops = None if num_crops == 1 else row["crops"]
     clip = _views(pixels, row, crops=crops, num_crops=num_crops, size=size, dtype=dtype, rand_augment=rand_augment)
-    return clip, row["frames"], row["flips"], row["measured"], row["note"], row["detour"], row["error"]
+    return clip, row["frames"], row["flips"], *[row[name] for name in source.told]
 
 
 @pipeline_def(exec_dynamic=True, enable_conditionals=True)
@@ -177,14 +177,14 @@ def encoded_clips(
         rand_augment: how clips are augmented.
 
     Returns:
-        clips (K, num_picks, 3, size, size) without the K of one crop, frames (num_picks,) int64, flips (K,) int32,
-        measured motion (F - 1,) float32, notes, detours and errors (L,) uint8; all but the clips on the CPU.
+        clips (K, num_picks, 3, size, size) without the K of one crop, frames (num_picks,) int64, flips (K,) int32, and
+        what ``source.told`` names; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     decoder = "mixed" if device == "gpu" else "cpu"
     bias = GPU_DECODER_BIAS if device == "gpu" else (0.0, 0.0, 0.0)
+    not_measured = row["measured"]
     if row["in_graph"]:
-        measured = row["measured"]
         if source.sparse:
             video = decode_frames(row["file"], row["decoded"], device=decoder)
         elif row["is_all"]:
@@ -196,7 +196,7 @@ def encoded_clips(
             places = choose_in_graph(source.plan.sampler, measured, row["targets"])
             frames = fn.cast(places, dtype=types.INT64) + row["start"]
         else:
-            places, frames = row["places"], row["frames"]
+            places, frames, measured = row["places"], row["frames"], not_measured
         chosen = take_frames(video, places)
         clip = _views(
             chosen,
@@ -210,11 +210,11 @@ def encoded_clips(
             bias=bias,
         )
     else:
-        frames, measured = row["frames"], row["measured"]
+        frames, measured = row["frames"], not_measured
         pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
         crops = None if num_crops == 1 else row["crops"]
         clip = _views(pixels, row, crops=crops, num_crops=num_crops, size=size, dtype=dtype, rand_augment=rand_augment)
-    return clip, frames, row["flips"], measured, row["note"], row["detour"], row["error"]
+    return clip, frames, row["flips"], *[measured if name == "measured" else row[name] for name in source.told]
 
 
 @pipeline_def(exec_dynamic=True, enable_conditionals=True)
@@ -243,11 +243,10 @@ def picture_clips(
 
     Returns:
         clips of one frame (K, 1, 3, size, size) without the K of one crop, then of the clip that it belongs to: frames
-        (num_picks,) int64, flips (K,) int32, measured motion (F - 1,) float32, notes, detours and errors (L,)
-        uint8; all but the clips on the CPU.
+        (num_picks,) int64, flips (K,) int32, and what ``source.told`` names; all but the clips on the CPU.
     """
     row = _columns(source, prefetch_batches=prefetch_batches)
     picture = decode_picture(row["picture"], row["crop"], device="mixed" if device == "gpu" else "cpu")
     crops = None if num_crops == 1 else row["crops"]
     clip = _views(picture, row, crops=crops, num_crops=num_crops, size=size, dtype=dtype, rand_augment=rand_augment)
-    return clip, row["frames"], row["flips"], row["measured"], row["note"], row["detour"], row["error"]
+    return clip, row["frames"], row["flips"], *[row[name] for name in source.told]

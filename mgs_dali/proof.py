@@ -29,7 +29,6 @@ from .workers import follow_parent
 if TYPE_CHECKING:
     import numpy as np
 
-    from .packets import Scan
     from .sampling import MotionGuided, Uniform
 
 __all__ = [
@@ -290,22 +289,20 @@ def _prove_one(codec: str, *, route: str, device: str) -> tuple[Outcome, str]:
 
     file = clip_file(codec)
     try:
-        found = scan(file)
+        scan(file)
     except ValueError as error:  # an FFmpeg that was built without the codec
         return "refused", str(error)
     samplers: list[MotionGuided | Uniform] = [Uniform(8)]
     if not route.endswith("-sparse"):
         samplers.append(MotionGuided(8))
     for sampler in samplers:
-        outcome, text = _deliver(file, found, sampler, route=route, device=device)
+        outcome, text = _deliver(file, sampler, route=route, device=device)
         if outcome != "right":
             return outcome, text
     return "right", f"the frames of {' and '.join(type(sampler).__name__ for sampler in samplers)}"
 
 
-def _deliver(
-    file: Path, found: Scan, sampler: MotionGuided | Uniform, *, route: str, device: str
-) -> tuple[Outcome, str]:
+def _deliver(file: Path, sampler: MotionGuided | Uniform, *, route: str, device: str) -> tuple[Outcome, str]:
     """(outcome, text) of a batch of two of the same video."""
     import numpy as np  # noqa: PLC0415
 
@@ -340,7 +337,7 @@ def _deliver(
     except ValueError as error:
         return "refused", str(error)
     with loader:
-        if reason := loader._refusal(found):
+        if reason := loader.refuses_video(0):
             return "refused", reason
         try:
             (batch,) = loader

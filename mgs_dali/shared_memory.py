@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from statistics import fmean
+from typing import Protocol
 
 from .machine import Room, mib, more_shared_memory, shared_memory
-from .rawframes import FrameFolder
 from .source import Plan
 
 __all__ = ["batch_bytes", "check_room"]
@@ -18,33 +18,31 @@ _NUM_SAMPLES = 8
 """Clips whose sizes stand for those of all."""
 
 
-def batch_bytes(plan: Plan, route: str, *, epoch: int, iteration: int) -> int:
-    """About how many bytes a worker hands over for a batch, by a look at a few of its clips.
+class Source(Protocol):
+    """What a worker runs."""
 
-    Nothing is decoded. Clips that cannot be read do not count: they are an error when their turn comes. 0 where only
-    the reading of packets would tell (gpu-sparse), which is little.
+    @property
+    def plan(self) -> Plan:
+        """What it loads."""
+
+    def clip_bytes(self, epoch: int, sample: int) -> int:
+        """About how large a clip is that it hands over."""
+
+
+def batch_bytes(source: Source, *, at: tuple[int, int]) -> int:
+    """About how many bytes a worker hands over for the batch at (epoch, iteration), by a look at a few of its clips.
+
+    Nothing is decoded. Clips that cannot be read do not count: they are an error when their turn comes.
     """
+    plan, (epoch, iteration) = source.plan, at
     samples, _ = plan.batch(epoch, iteration)
     sizes = []
     for sample in samples[:: -(-len(samples) // _NUM_SAMPLES)].tolist():
         try:
-            sizes.append(_clip_bytes(plan, route, epoch=epoch, sample=sample))
+            sizes.append(source.clip_bytes(epoch, sample))
         except (ValueError, OSError):
             continue
     return int(fmean(sizes) * plan.batch_size) if sizes else 0
-
-
-def _clip_bytes(plan: Plan, route: str, *, epoch: int, sample: int) -> int:
-    if route == "gpu-sparse":
-        return 0
-    video = plan.clips.video(sample)
-    if isinstance(video, FrameFolder):
-        (picture,) = video.read([video.first_frame])
-        return plan.num_picks * len(picture.jpeg)
-    if route == "gpu":
-        return video.stamp().size_bytes  # a copy of its packets
-    _, _, width, height = plan.draws(epoch, sample).box(*video.scan().upright_size)
-    return plan.num_picks * width * height * 3
 
 
 def check_room(bytes_needed: int, *, room: Room | None = None, num_processes: int | None = None) -> None:

@@ -6,10 +6,8 @@ every loader that asks for the same batch gets the same samples, frames, crops a
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -51,7 +49,6 @@ __all__ = [
     "graph_bytes",
     "load_clip",
     "load_sample",
-    "num_parts_for",
     "part_of",
     "sample_draws",
     "sample_rng",
@@ -459,8 +456,6 @@ class HostRow(NamedTuple):
     """(N, 2) int32, see :class:`Draws`."""
     measured: np.ndarray
     """(F - 1,) float32, see :class:`LoadedClip`."""
-    note: np.ndarray
-    """(0,) uint8: nothing to note."""
     detour: np.ndarray
     """(L,) uint8: UTF-8 text, see :class:`LoadedClip`."""
     error: np.ndarray
@@ -528,10 +523,6 @@ class PictureRow(NamedTuple):
     """(N, 2) int32, see :class:`Draws`."""
     measured: np.ndarray
     """(F - 1,) float32, see :class:`LoadedClip`."""
-    note: np.ndarray
-    """(0,) uint8: nothing to note."""
-    detour: np.ndarray
-    """(0,) uint8: likewise."""
     error: np.ndarray
     """(L,) uint8, see :class:`HostRow`."""
 
@@ -552,8 +543,18 @@ class HostSource:
     @property
     def columns(self) -> tuple[str, ...]:
         """The fields of :class:`HostRow` that the graph uses, in the order in which they are given."""
-        unused = _unused_operations(self.plan) | ({"crops"} if self.plan.views.num_crops == 1 else set())
+        unused = _unused(self.plan) | ({"crops"} if self.plan.views.num_crops == 1 else set())
         return tuple(name for name in HostRow._fields if name not in unused)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Those of the columns that the pipeline passes on as they are."""
+        return _told(self.plan, self.columns)
+
+    def clip_bytes(self, epoch: int, sample: int) -> int:
+        """About how large a clip is that is handed over."""
+        _, _, width, height = self.plan.draws(epoch, sample).box(*self.plan.clips.video(sample).scan().upright_size)
+        return self.plan.num_picks * width * height * 3
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
         epoch, samples = _batch_at(self.plan, self.start, info.iteration)
@@ -573,7 +574,6 @@ class HostSource:
             flips=np.array(draws.flips, np.int32),
             operations=draws.operations,
             measured=clip.measured,
-            note=_text(""),
             detour=_text(clip.detour),
             error=_text(error),
         )
@@ -608,6 +608,16 @@ class EncodedSource:
     num_parts: int = 1
     start: tuple[int, int] = (0, 0)
     """(epoch, iteration) of the first batch."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Those of the columns that the pipeline passes on as they are."""
+        return _told(self.plan, self.columns)
+
+    def clip_bytes(self, epoch: int, sample: int) -> int:  # noqa: ARG002
+        """About how large a clip is that is handed over: a copy of the video's packets. 0 where only reading them tells
+        which ones, which are few."""
+        return 0 if self.sparse else self.plan.clips.video(sample).stamp().size_bytes
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
         batches, part = divmod(info.iteration, self.num_parts)
@@ -787,8 +797,20 @@ class PictureSource:
     @property
     def columns(self) -> tuple[str, ...]:
         """The fields of :class:`PictureRow` that the graph uses, in the order in which they are given."""
-        unused = _unused_operations(self.plan) | ({"crops"} if self.plan.views.num_crops == 1 else set())
+        unused = _unused(self.plan) | ({"crops"} if self.plan.views.num_crops == 1 else set())
         return tuple(name for name in PictureRow._fields if name not in unused)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Those of the columns that the pipeline passes on as they are."""
+        return _told(self.plan, self.columns)
+
+    def clip_bytes(self, epoch: int, sample: int) -> int:  # noqa: ARG002
+        """About how large a clip is that is handed over."""
+        folder = self.plan.clips.video(sample)
+        assert isinstance(folder, FrameFolder)
+        (picture,) = folder.read([folder.first_frame])
+        return self.plan.num_picks * len(picture.jpeg)
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:
         epoch, samples = _batch_at(self.plan, self.start, info.iteration)
@@ -816,8 +838,6 @@ class PictureSource:
                 flips=np.array(draws.flips, np.int32),
                 operations=draws.operations,
                 measured=measured,
-                note=_text(""),
-                detour=_text(""),
                 error=_text(error),
             )
             rows.append(row)
@@ -848,24 +868,6 @@ def graph_bytes(found: Scan, *, num_frames: int) -> int:
     return 10 * num_frames * found.width * found.height
 
 
-def num_parts_for(plan: Plan, *, limit_bytes: int, num_probed: int = 32) -> int:
-    """In how many parts to decode a batch, so that an average part takes no more than half of a limit.
-
-    Judged by the headers of some clips, evenly spread over the list; unreadable ones are left out.
-    """
-    sizes = []
-    for sample in np.unique(np.linspace(0, len(plan.clips) - 1, num_probed).astype(int)).tolist():
-        with suppress(ValueError):
-            video = plan.clips.video(sample)
-            assert isinstance(video, VideoFile)
-            found = video.scan()
-            num_frames = len(video.span(found.num_frames))
-            sizes.append(min(graph_bytes(found, num_frames=num_frames), limit_bytes))
-    if not sizes:
-        return 1
-    return min(plan.batch_size, max(1, math.ceil(2 * plan.batch_size * float(np.mean(sizes)) / limit_bytes)))
-
-
 def error_text(error: Exception, *, name: str) -> str:
     """What is to be said of a sample that a worker could not load; whatever it is, it names the file."""
     if isinstance(error, ValueError):
@@ -890,6 +892,17 @@ def _no_clip(num_picks: int) -> LoadedClip:
 
 def _unused_operations(plan: Plan) -> set[str]:
     return set() if plan.training and plan.rand_augment is not None else {"operations"}
+
+
+def _unused(plan: Plan) -> set[str]:
+    """Columns that nobody reads, of sources whose graph measures nothing."""
+    return _unused_operations(plan) | ({"measured"} if plan.index_is_whole else set())
+
+
+def _told(plan: Plan, columns: Iterable[str]) -> tuple[str, ...]:
+    """What a source tells of a clip besides the clip; its motion only where that is recorded."""
+    told = ("note", "detour", "error") if plan.index_is_whole else ("measured", "note", "detour", "error")
+    return tuple(name for name in told if name in columns)
 
 
 def _text(text: str) -> np.ndarray:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from .annotations import Clips, escaped
+from .packets import ScannedVideo
 from .rawframes import FrameFolder
 from .sampling import MotionGuided, Uniform
-from .source import EncodedSource, Plan, choose_pictures
+from .source import Plan, choose_pictures
 
 __all__ = ["Comparison", "Measure", "Rate", "Refused", "RouteTrial", "Trial", "try_clips"]
 
@@ -169,14 +170,14 @@ def try_clips(
         ValueError: not one of the clips looked at can be read (the first one's reason), or an argument is not allowed.
         ModuleNotFoundError: PyTorch or DALI is not installed.
     """
-    from .loader import _choose_device, default_num_workers  # noqa: PLC0415  needs PyTorch
+    from .loader import choose_device, default_num_workers  # noqa: PLC0415  needs PyTorch
 
     if seconds <= 0:
         raise ValueError(f"seconds ({seconds}) must be above 0.")
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers ({num_workers}) must be at least 1.")
     num_workers = default_num_workers() if num_workers is None else num_workers
-    device_type = _choose_device(device).type
+    device_type = choose_device(device).type
     rows = np.unique(np.linspace(0, len(clips) - 1, _NUM_SAMPLED).round().astype(int)).tolist() if len(clips) else []
     look = _look(clips, rows, batch_size=batch_size, device=device)
     readable = [row for row in rows if row not in look.unreadable]
@@ -259,7 +260,7 @@ class _Look:
 
 def _look(clips: Clips, rows: Sequence[int], *, batch_size: int, device: str) -> _Look:
     """What each route says of the clips, which are opened and not decoded."""
-    sources: dict[str, EncodedSource | None] = {}
+    refusals: dict[str, Callable[[int, ScannedVideo], str] | None] = {}
     answers: dict[str, _Answer] = {}
     routes = _FOLDER_ROUTES if clips.are_folders else _ROUTES
     for sampler, its_routes in routes.items():
@@ -267,7 +268,7 @@ def _look(clips: Clips, rows: Sequence[int], *, batch_size: int, device: str) ->
         plan = Plan(clips, _SAMPLERS[sampler], batch_size, False, 224)
         for route in its_routes:
             try:
-                sources[route] = _source_of(plan, route, device=device)
+                refusals[route] = _refusals(plan, route, device=device)
                 answers[route] = _Answer()
             except ValueError as error:
                 answers[route] = _Answer(error=str(error))
@@ -278,12 +279,10 @@ def _look(clips: Clips, rows: Sequence[int], *, batch_size: int, device: str) ->
             video = clips.video(row)
             if isinstance(video, FrameFolder):
                 choose_pictures(folder_plan, row, folder_plan.draws(0, row))
-                reasons = dict.fromkeys(sources, "")
+                reasons = dict.fromkeys(refusals, "")
             else:
                 with video.scanned() as scanned:
-                    reasons = {
-                        route: source.refuses(row, scanned) if source else "" for route, source in sources.items()
-                    }
+                    reasons = {route: refuses(row, scanned) if refuses else "" for route, refuses in refusals.items()}
         except ValueError as error:
             unreadable[row] = str(error)
             continue
@@ -295,25 +294,19 @@ def _look(clips: Clips, rows: Sequence[int], *, batch_size: int, device: str) ->
     return _Look(routes, answers, unreadable)
 
 
-def _source_of(plan: Plan, route: str, *, device: str) -> EncodedSource | None:
+def _refusals(plan: Plan, route: str, *, device: str) -> Callable[[int, ScannedVideo], str] | None:
     """What knows which videos a route's graph takes; None where PyAV or a decoder of pictures takes them all.
 
     Raises:
         ValueError: the route is not usable here.
     """
-    from .loader import _choose_device, _choose_route, _free_gib  # noqa: PLC0415  needs PyTorch
+    from .loader import choose_device  # noqa: PLC0415  needs PyTorch
+    from .routes import Setting, choose_route  # noqa: PLC0415
 
-    chosen, is_sparse = _choose_device(device), route.endswith("-sparse")
-    refusal = _choose_route(route, clips=plan.clips, picks_known=is_sparse, device=chosen, asked=device)[2]
-    if not route.startswith("gpu"):
-        return None
-    return EncodedSource(
-        plan,
-        refusal=refusal,
-        sparse=is_sparse,
-        counts_hidden=chosen.type == "cuda",
-        part_limit_bytes=int(_free_gib(chosen) / 4 * 2**30),
-    )
+    known = not plan.sampler.needs_motion
+    setting = Setting(plan, frames_known=known, device=choose_device(device), asked_device=device)
+    chosen, _ = choose_route(route, setting)
+    return chosen.refuses_video(replace(setting, by_name=False))
 
 
 def _is_worth(answer: _Answer, num_readable: int, *, device_type: str) -> bool:

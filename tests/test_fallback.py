@@ -23,13 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mgs_dali import loader as loader_module
-from mgs_dali import nvdec
+from mgs_dali import nvdec, routes
 from mgs_dali.annotations import Clips
 from mgs_dali.loader import ClipLoader
 from mgs_dali.nvdec import Limits
 from mgs_dali.packets import Scan
+from mgs_dali.routes import InGraph, choose_route, num_parts_for
 from mgs_dali.sampling import MotionGuided, Uniform
-from mgs_dali.source import Plan, graph_bytes, num_parts_for, part_of
+from mgs_dali.source import Plan, graph_bytes, part_of
 
 SIZE = 32
 H264 = "codec h264 is not decoded without a GPU (decoded: mjpeg, vp8, vp9)"
@@ -103,7 +104,8 @@ def load(clips: Clips, **options: Any) -> Epoch:
 def not_strict(monkeypatch: pytest.MonkeyPatch, refusal: Callable[[Scan], str], *, route: str = "gpu") -> None:
     """Let route="auto" find a route of the GPU, with a decoder that refuses what ``refusal`` does; graphs run on the
     CPU."""
-    monkeypatch.setattr(loader_module, "_choose_route", lambda *_, **__: (route, "a stand-in", refusal))
+    taken = InGraph(sparse=route == "gpu-sparse", decoder=refusal)
+    monkeypatch.setattr(loader_module, "choose_route", lambda *_: (taken, "a stand-in"))
 
 
 def assert_same_clips(found: Epoch, expected: Epoch) -> None:
@@ -246,7 +248,7 @@ def test_a_video_that_does_not_fit_beside_the_others_goes_to_the_cpu(
     not_strict(monkeypatch, nvdec.refusal_without_gpu)
     # Twice the largest video in one part, against a limit of once and a half: the second is left over. (The number of
     # parts is a guess from the average; this is what catches it where the guess is too low.)
-    monkeypatch.setattr(loader_module, "num_parts_for", lambda *_, **__: 1)
+    monkeypatch.setattr(routes, "num_parts_for", lambda *_, **__: 1)
     clips = mixed.only([LARGEST, LARGEST])
     limit_gib = 1.5 * LARGEST_BYTES / 2**30
     epoch = load(clips, training=False, batch_size=2, memory_limit_gib=limit_gib)
@@ -382,15 +384,14 @@ def test_workers_start_without_forking_where_cuda_is_in_use(
 ) -> None:
     # Then everything that a worker needs is pickled: the table, the sampler, and what the driver said.
     limits = {("vp9", "4:2:0", 8): Limits(7, 16, 16, 4096, 4096, 65536)}
-    choose = loader_module._choose_route
     clips = mixed.only([0, 2])
     expected = load(clips, route="host", training=False, batch_size=2)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    refusal = partial(nvdec.refusal, limits=limits)
+    taken = InGraph(sparse=False, decoder=partial(nvdec.refusal, limits=limits))
     monkeypatch.setattr(
         loader_module,
-        "_choose_route",
-        lambda name, **options: ("gpu", "a stand-in", refusal) if name == "auto" else choose(name, **options),
+        "choose_route",
+        lambda asked, setting: (taken, "a stand-in") if asked == "auto" else choose_route(asked, setting),
     )
     epoch = load(clips, route=route, training=False, batch_size=2)
     assert_same_clips(epoch, expected)

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from conftest import MJPEG, clip_table, decode_all, encode, moving_disc, take_apart
 
-from mgs_dali import nvdec
 from mgs_dali.annotations import Clips
 from mgs_dali.crops import centre_crop
 from mgs_dali.measuring import measure_video
@@ -45,6 +44,7 @@ import torch
 
 from mgs_dali import loader as loader_module
 from mgs_dali.loader import ClipBatch, ClipLoader, Position, default_num_workers
+from mgs_dali.routes import InGraph, Setting
 from train.cpu_loader import CpuLoader
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
@@ -361,7 +361,7 @@ def test_views_of_videos_that_a_gpu_route_leaves_to_the_cpu(videos: dict[str, Pa
         "sampler": Uniform(4), "batch_size": 2, "training": False, "views": Views(2, "three"),
     }  # fmt: skip
     with make(clips, route="host", **options) as host, make(clips, route=route, **options) as other:
-        other._asked = ("auto", "cpu")  # as where a GPU is, which may leave videos to the CPU
+        other._setting = replace(other._setting, by_name=False)  # as where a GPU is, which may leave videos to the CPU
         (expected,), (found,) = list(host), list(other)
         assert sum(other.decoded_on_host.values()) == 1
     assert_same([found], [expected])
@@ -987,10 +987,10 @@ def test_ranks_share_what_they_record(motion_index: tuple[Clips, MotionIndex], t
 
 
 def test_the_graph_s_curves_are_recorded(dali_videos: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def choose(_: str, *, picks_known: bool, **__: Any) -> tuple[str, str, Any]:
-        return ("gpu-sparse" if picks_known else "gpu"), "a stand-in", nvdec.refusal_without_gpu
+    def choose(_: str, setting: Setting) -> tuple[InGraph, str]:
+        return InGraph(sparse=setting.frames_known), "a stand-in"
 
-    monkeypatch.setattr(loader_module, "_choose_route", choose)
+    monkeypatch.setattr(loader_module, "choose_route", choose)
     with make(dali_videos, motion_index=MotionRecorder(tmp_path)) as loader:
         first = list(loader)
         assert loader.route == "gpu"

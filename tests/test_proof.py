@@ -138,7 +138,7 @@ class Refusing:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def _refusal(self, _: object) -> str:
+    def refuses_video(self, _: int) -> str:
         return ""
 
     def __iter__(self) -> Iterator[object]:

@@ -15,9 +15,10 @@ from PIL import Image
 
 from mgs_dali.annotations import read_annotations
 from mgs_dali.machine import Room, needed_bytes
+from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.sampling import Uniform
 from mgs_dali.shared_memory import batch_bytes, check_room
-from mgs_dali.source import Plan
+from mgs_dali.source import EncodedSource, HostSource, PictureSource, Plan
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
@@ -36,16 +37,16 @@ def plan(folder: Path, **options: object) -> Plan:
     return Plan(clips, Uniform(4), batch_size=8, training=False, size=224)
 
 
-@pytest.mark.parametrize("route", ["host", "host-sparse"])
-def test_pictures_are_crops_of_three_bytes_a_pixel(videos: Path, route: str) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_pictures_are_crops_of_three_bytes_a_pixel(videos: Path, sparse: bool) -> None:
     # The centre crop: 224/256 of the short side.
-    assert batch_bytes(plan(videos), route, epoch=0, iteration=0) == 8 * 4 * 210 * 210 * 3
+    assert batch_bytes(HostSource(plan(videos), sparse=sparse), at=(0, 0)) == 8 * 4 * 210 * 210 * 3
 
 
 def test_copies_are_as_large_as_their_files(videos: Path) -> None:
     size = (videos / "a.webm").stat().st_size
-    assert batch_bytes(plan(videos), "gpu", epoch=0, iteration=0) == 8 * size
-    assert batch_bytes(plan(videos), "gpu-sparse", epoch=0, iteration=0) == 0
+    assert batch_bytes(EncodedSource(plan(videos), refusal_without_gpu), at=(0, 0)) == 8 * size
+    assert batch_bytes(EncodedSource(plan(videos), refusal_without_gpu, sparse=True), at=(0, 0)) == 0
 
 
 def test_pictures_of_folders_are_as_large_as_their_files(tmp_path: Path) -> None:
@@ -54,13 +55,13 @@ def test_pictures_of_folders_are_as_large_as_their_files(tmp_path: Path) -> None
         Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "a" / f"{number:05}.jpg")
     (tmp_path / "list.txt").write_text("a 8 0\n" * 8)
     size = (tmp_path / "a" / "00001.jpg").stat().st_size
-    assert batch_bytes(plan(tmp_path, template="{:05}.jpg"), "rawframes", epoch=0, iteration=0) == 8 * 4 * size
+    assert batch_bytes(PictureSource(plan(tmp_path, template="{:05}.jpg")), at=(0, 0)) == 8 * 4 * size
 
 
 def test_files_that_cannot_be_read_do_not_count(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("missing.webm 0\n" * 8)
-    for route in ("host", "gpu"):
-        assert batch_bytes(plan(tmp_path), route, epoch=0, iteration=0) == 0
+    for source in (HostSource(plan(tmp_path)), EncodedSource(plan(tmp_path), refusal_without_gpu)):
+        assert batch_bytes(source, at=(0, 0)) == 0
 
 
 def test_batches_under_way_and_two_more() -> None:

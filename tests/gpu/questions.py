@@ -54,19 +54,18 @@ SHOWN = 224 / 256
 @contextmanager
 def auto_takes_gpu_routes(device: str) -> Iterator[None]:
     """Let route="auto" find the routes of the GPU where there is none, too."""
-    from mgs_dali import loader, nvdec
+    from mgs_dali import loader
+    from mgs_dali.routes import InGraph, Route, Setting, choose_route
 
-    choose = loader._choose_route
-
-    def stand_in(route: str, *, picks_known: bool, **options: Any) -> tuple[str, str, Callable[[Any], str]]:
-        if route != "auto":
-            return choose(route, picks_known=picks_known, **options)
-        return "gpu-sparse" if picks_known else "gpu", "a stand-in", nvdec.refusal_without_gpu
+    def stand_in(asked: str, setting: Setting) -> tuple[Route, str]:
+        if asked != "auto":
+            return choose_route(asked, setting)
+        return InGraph(sparse=setting.frames_known), "a stand-in"
 
     if device == "cuda":
         yield
     else:
-        with mock.patch.object(loader, "_choose_route", stand_in):
+        with mock.patch.object(loader, "choose_route", stand_in):
             yield
 
 

@@ -265,7 +265,7 @@ def _against_decoding(report: Report, title: str, name: str, setup: Setup) -> No
             streams["decode only"].take(1)
         report.add(
             title,
-            **{"batch size": whole.plan.batch_size, "parts": whole._num_parts, "workers": whole.num_workers},
+            **{"batch size": whole.plan.batch_size, "parts": whole.num_parts, "workers": whole.num_workers},
         )
         rates: dict[str, list[float]] = {title: [] for title in streams}
         use = {}
@@ -412,7 +412,7 @@ def _peaks(limit_gib: float | None, setup: Setup) -> dict[str, Any]:
             "host GiB": peak.host_gib,
             "GPU GiB": peak.gpu_gib,
             "of it PyTorch GiB": round(torch.cuda.max_memory_allocated() / 2**30, 2) if setup.on_gpu else None,
-            "parts": loader._num_parts,
+            "parts": loader.num_parts,
             "decoded on the host": dict(loader.decoded_on_host),
         }
 

@@ -360,12 +360,12 @@ def test_a_limit_of_memory_changes_nothing_but_the_parts(table: Callable[..., Cl
     options: dict[str, Any] = {"route": "auto", "sampler": MotionGuided(num_segments=8), "batch_size": len(clips)}
     with open_loader(clips, **options) as loader:
         (whole,) = loader
-        assert loader._num_parts == 1
+        assert loader.num_parts == 1
     # Room for two of these videos: 60 frames of 192x192, ten bytes a pixel.
     limit_gib = 2 * 60 * 192 * 192 * 10 / 2**30
     with open_loader(clips, memory_limit_gib=limit_gib, **options) as loader:
         (parted,) = loader
-        assert loader._num_parts == len(clips)
+        assert loader.num_parts == len(clips)
         assert loader.decoded_on_host == {}
     assert torch.equal(parted.frames, whole.frames)
     torch.testing.assert_close(parted.clips, whole.clips, rtol=0, atol=1e-3)

@@ -338,7 +338,7 @@ def test_sections_load_models_for_training_only() -> None:
 def test_the_loaders_own_threads_are_among_those_measured() -> None:
     from sections import ENGINES
 
-    from mgs_dali.loader import DECODER_THREADS
+    from mgs_dali.routes import DECODER_THREADS
 
     assert (1, DECODER_THREADS) in ENGINES
     assert set(ENGINES) >= {(1, 8), (1, 16), (2, 8), (1, 32), (2, 16)}
