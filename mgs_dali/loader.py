@@ -8,6 +8,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +17,13 @@ import torch
 from .annotations import Clips
 from .machine import default_num_workers
 from .motion_index import MotionIndex, MotionRecorder
-from .rand_augment import RandAugment
+from .rand_augment import as_rand_augment
 from .routes import AUTO, Running, Setting, choose_route, frames_known
 from .sampling import Sampler
 from .shared_memory import check_room
 from .source import Plan, part_of
 from .video_file import VideoFile
-from .views import ONE_VIEW, Views
+from .views import ONE_VIEW, Views, as_views
 from .workers import WorkerWatch, interrupt_later, workers_follow
 
 if TYPE_CHECKING:
@@ -174,14 +175,16 @@ class ClipLoader:
         rank, world_size: of this process among those that share the data set.
         flip_probability: of mirroring a training clip, left to right.
         flip_label_map: labels that change when a clip is mirrored, from the label to its mirrored one.
-        motion_index: motion curves from ``mgs-dali index``: with them motion-guided frames are known before decoding.
+        motion_index: motion curves from ``mgs-dali index``, or their folder: with them motion-guided frames are known
+            before decoding.
             With a :class:`mgs_dali.MotionRecorder` the curves are recorded as the loader measures them, and used from
             the epoch on in which it has those of all clips.
         train_crop: crops to train on: "multi_scale" (MultiScaleCrop of TSN and TSM) or "random_resized".
         rand_augment: (operations, strength) of RandAugment for training clips, see
             :class:`mgs_dali.rand_augment.RandAugment`.
-        views: what is seen of each video in evaluation: the centres of its segments in a centre crop by default. A
-            batch has ``batch_size * len(views)`` rows.
+        views: what is seen of each video in evaluation, as ``Views(...)`` or by the name of one of
+            :data:`mgs_dali.views.PROTOCOLS`: the centres of its segments in a centre crop by default. A batch has
+            ``batch_size * len(views)`` rows.
         dtype: of the clips: ``torch.float32``, ``torch.float16`` or ``torch.bfloat16``.
         memory_limit_gib: what the decoded videos of the routes that decode in the graph may take. A batch is decoded in
             parts to stay below, and a video that does not fit is decoded on the CPU. A quarter of the device's free
@@ -215,23 +218,21 @@ class ClipLoader:
         training: bool,
         size: int = 224,
         seed: int = 0,
-        route: str = "auto",
+        route: str = AUTO,
         device: str = "auto",
         num_workers: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         flip_probability: float = 0.0,
         flip_label_map: Mapping[int, int] | None = None,
-        motion_index: MotionIndex | MotionRecorder | None = None,
+        motion_index: MotionIndex | MotionRecorder | str | Path | None = None,
         train_crop: str = "multi_scale",
         rand_augment: tuple[int, int] | None = None,
-        views: Views = ONE_VIEW,
+        views: Views | str = ONE_VIEW,
         dtype: torch.dtype = torch.float32,
         memory_limit_gib: float | None = None,
     ) -> None:
-        from . import graph as _  # noqa: F401, PLC0415  says what to install where DALI is missing
-
-        self.plan = Plan(
+        plan = Plan(
             clips,
             sampler,
             batch_size,
@@ -242,27 +243,59 @@ class ClipLoader:
             world_size=world_size,
             flip_probability=flip_probability,
             flip_label_map=flip_label_map,
-            motion_index=motion_index,
-            index_is_whole=not isinstance(motion_index, MotionRecorder),
+            motion_index=MotionIndex(motion_index) if isinstance(motion_index, str | Path) else motion_index,
             train_crop=train_crop,
-            rand_augment=None if rand_augment is None else RandAugment(*rand_augment),
-            views=views,
+            rand_augment=None if rand_augment is None else as_rand_augment(rand_augment),
+            views=as_views(views),
         )
-        if isinstance(motion_index, MotionIndex):
-            motion_index.check_covers(clips)
+        self._set_up(
+            plan, route=route, device=device, num_workers=num_workers, dtype=dtype, memory_limit_gib=memory_limit_gib
+        )
+
+    @classmethod
+    def of_plan(
+        cls,
+        plan: Plan,
+        *,
+        route: str = AUTO,
+        device: str = "auto",
+        num_workers: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        memory_limit_gib: float | None = None,
+    ) -> ClipLoader:
+        """The loader of a plan, for those who have one; all else as in the class."""
+        loader = cls.__new__(cls)
+        loader._set_up(
+            plan, route=route, device=device, num_workers=num_workers, dtype=dtype, memory_limit_gib=memory_limit_gib
+        )
+        return loader
+
+    def _set_up(
+        self,
+        plan: Plan,
+        *,
+        route: str,
+        device: str,
+        num_workers: int | None,
+        dtype: torch.dtype,
+        memory_limit_gib: float | None,
+    ) -> None:
+        from . import graph as _  # noqa: F401, PLC0415  says what to install where DALI is missing
+
+        self.plan = plan
         if dtype not in _DTYPES:
             raise ValueError(f"dtype ({dtype}) must be one of {', '.join(map(str, _DTYPES))}.")
-        if memory_limit_gib is not None and memory_limit_gib <= 0:
-            raise ValueError(f"memory_limit_gib ({memory_limit_gib}) must be above 0.")
+        if memory_limit_gib is not None and not (isinstance(memory_limit_gib, int | float) and memory_limit_gib > 0):
+            raise ValueError(f"memory_limit_gib ({memory_limit_gib!r}) must be above 0.")
         self.dtype = dtype
         self.device = choose_device(device)
         self._asked = (route, device)
-        self._recorder = motion_index if isinstance(motion_index, MotionRecorder) else None
+        self._recorder = plan.motion_index if isinstance(plan.motion_index, MotionRecorder) else None
         self._memory_limit_gib = memory_limit_gib
         self.decoded_on_host, self.detours = Counter(), Counter()
-        self.num_workers = default_num_workers() if num_workers is None else num_workers
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers ({num_workers}) must be at least 1: DALI decodes in processes of its own.")
+        if num_workers is not None and (not isinstance(num_workers, int | np.integer) or num_workers < 1):
+            raise ValueError(f"num_workers ({num_workers!r}) must be at least 1: DALI decodes in processes of its own.")
+        self.num_workers = default_num_workers() if num_workers is None else int(num_workers)
         self._position = Position(num_batches=self.plan.num_batches)
         self._running: Running | None = None
         self._running_at = (0, 0)

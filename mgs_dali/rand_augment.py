@@ -6,7 +6,7 @@ of a clip are a function of its generator, and :func:`mgs_dali.graph.rand_augmen
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,17 +42,19 @@ class RandAugment(NamedTuple):
     """0 to :data:`MAX_STRENGTH`, DALI's magnitude bin: the same for all operations. mmaction2 has 2 operations at 9 of
     10, which is 27 here."""
 
-    def check(self) -> None:
-        """Check the values.
 
-        Raises:
-            ValueError: one of them is not allowed.
-        """
-        whole = all(isinstance(value, int | np.integer) for value in self)
-        if not whole or self.num_operations < 1 or not 0 <= self.strength <= MAX_STRENGTH:
-            raise ValueError(
-                f"rand_augment ({list(self)}) must be [operations, strength]: at least 1, and 0 to {MAX_STRENGTH}."
-            )
+def as_rand_augment(given: Any) -> RandAugment:
+    """(operations, strength) as they are given, checked.
+
+    Raises:
+        ValueError: one of them is not allowed.
+    """
+    is_pair = isinstance(given, tuple | list) and len(given) == 2
+    whole = is_pair and all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in given)
+    if not whole or given[0] < 1 or not 0 <= given[1] <= MAX_STRENGTH:
+        shown = list(given) if is_pair else given
+        raise ValueError(f"rand_augment ({shown}) must be [operations, strength]: at least 1, and 0 to {MAX_STRENGTH}.")
+    return RandAugment(*given)
 
 
 def draw_operations(num_operations: int, rng: np.random.Generator) -> np.ndarray:

@@ -21,13 +21,14 @@ from .crops import Box, multi_scale_crop, random_resized_crop
 from .cut import Cut, cut_scanned
 from .headers import CLEAN
 from .motion import NO_PACKETS, MotionMeter, measure_of
+from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan, ScannedVideo
-from .rand_augment import RandAugment, draw_operations
+from .rand_augment import RandAugment, as_rand_augment, draw_operations
 from .rawframes import FrameFolder, Picture
 from .sampling import Sampler, check_sampler, evaluated
 from .video_file import Video, VideoFile, detour
 from .videos import Choose, Reading, frames_of_span
-from .views import ONE_VIEW, Views
+from .views import ONE_VIEW, Views, as_views
 from .workers import follow_if_spawned
 
 __all__ = [
@@ -166,7 +167,7 @@ class Plan:
     batch_size: int
     training: bool
     """Shuffle and draw at random; otherwise list order and ``views``."""
-    size: int
+    size: int = 224
     """Side of the square clips in pixels."""
     seed: int = 0
     rank: int = 0
@@ -175,9 +176,11 @@ class Plan:
     flip_label_map: Mapping[int, int] | None = None
     """Labels that change when a clip is flipped ("left to right" becomes "right to left")."""
     motion_index: Mapping[str, np.ndarray] | None = None
-    """Path in the list -> motion curve, such as a :class:`mgs_dali.MotionIndex`."""
+    """Path in the list -> motion curve of the whole video: a :class:`mgs_dali.MotionIndex`, or a
+    :class:`mgs_dali.MotionRecorder` that is to be filled."""
     index_is_whole: bool = True
-    """Every video must be in the motion index. Otherwise one that is not is measured as it is decoded."""
+    """Every video must be in the motion index. Otherwise one that is not is measured as it is decoded; always so with a
+    recorder."""
     train_crop: str = "multi_scale"
     """One of :data:`TRAIN_CROPS`."""
     rand_augment: RandAugment | None = None
@@ -186,42 +189,74 @@ class Plan:
     """What is seen of each video without ``training``."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.clips, Clips):
+            raise ValueError(f"clips ({self.clips!r}) must be a table of clips: read_annotations(list, root=folder).")
+        if len(self.clips) == 0:
+            raise ValueError(f"{self.clips.list_file}: no clips. The list needs at least one line.")
+        if not isinstance(self.training, bool | np.bool_):
+            raise ValueError(f"training ({self.training!r}) must be True or False.")
         check_sampler(self.sampler)
         if not self.training:
             object.__setattr__(self, "sampler", evaluated(self.sampler))
-        if len(self.clips) == 0:
-            raise ValueError(f"{self.clips.list_file}: no clips. The list needs at least one line.")
+        self._check_numbers()
+        self._check_index()
+        self._check_views()
+        if self.train_crop not in TRAIN_CROPS:
+            raise ValueError(f"train_crop ({self.train_crop!r}) must be one of {', '.join(map(repr, TRAIN_CROPS))}.")
+        if self.rand_augment is not None:
+            as_rand_augment(self.rand_augment)
+        self._check_labels()
+
+    def _check_numbers(self) -> None:
         for name, least in (("batch_size", 1), ("size", 1), ("seed", 0), ("rank", 0), ("world_size", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < least:
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} ({value!r}) must be a whole number of at least {least}.")
         if self.rank >= self.world_size:
             raise ValueError(f"rank ({self.rank}) must be below world_size ({self.world_size}).")
-        if not 0 <= self.flip_probability <= 1:
-            raise ValueError(f"flip_probability ({self.flip_probability}) must be between 0 and 1.")
+        probability = self.flip_probability
+        if not isinstance(probability, int | float | np.number) or not 0 <= probability <= 1:
+            raise ValueError(f"flip_probability ({probability!r}) must be between 0 and 1.")
+
+    def _check_index(self) -> None:
+        index, clips = self.motion_index, self.clips
+        if index is not None and not isinstance(index, Mapping):
+            raise ValueError(
+                f"motion_index ({index!r}) must be the folder of one, a MotionIndex, a MotionRecorder, or a mapping "
+                "from paths to curves."
+            )
+        if isinstance(index, MotionRecorder):
+            object.__setattr__(self, "index_is_whole", False)
         needs_no_index = self.sampler.needs_motion and not measure_of(self.sampler).needs_decoding
-        if self.motion_index is not None and needs_no_index:
+        if index is not None and needs_no_index:
             raise ValueError(
                 "MotionGuided(measure='packet') measures motion without a motion index, and there is one. Leave out "
                 "one of the two; an index of packet sizes is made with: mgs-dali index LIST --measure packet."
             )
-        if self.clips.are_folders and needs_no_index:
-            raise ValueError(f"{self.clips.list_file}: {NO_PACKETS}")
-        if self.train_crop not in TRAIN_CROPS:
-            raise ValueError(f"train_crop ({self.train_crop!r}) must be one of {', '.join(map(repr, TRAIN_CROPS))}.")
-        if self.rand_augment is not None:
-            self.rand_augment.check()
-        if self.training and len(self.views) > 1:
-            raise ValueError(f"{self.views} is for evaluation: a training clip is one view. Leave out views.")
-        if any(self.views.flips) and self.flip_label_map:
+        if clips.are_folders and needs_no_index:
+            raise ValueError(f"{clips.list_file}: {NO_PACKETS}")
+        if isinstance(index, MotionIndex):
+            index.check_covers(clips)
+
+    def _check_views(self) -> None:
+        views = as_views(self.views)
+        if self.training and len(views) > 1:
+            raise ValueError(f"{views} is for evaluation: a training clip is one view. Leave out views.")
+        if any(views.flips) and self.flip_label_map:
             raise ValueError(
                 "views of crops='ten' are mirrored, and flip_label_map says that mirrored clips have other labels: "
                 "their scores must not be averaged. Use other crops, such as crops='three' (protocol accurate)."
             )
         if not self.training:
-            self.sampler.targets(num_clips=self.views.num_clips)  # checks how many clips there are
+            self.sampler.targets(num_clips=views.num_clips)  # checks how many clips there are
+
+    def _check_labels(self) -> None:
+        if self.flip_label_map is not None and not isinstance(self.flip_label_map, Mapping):
+            raise ValueError(
+                f"flip_label_map ({self.flip_label_map!r}) must map labels to labels, such as {{0: 1, 1: 0}}."
+            )
         for label in (label for pair in (self.flip_label_map or {}).items() for label in pair):
-            if not 0 <= label < self.clips.num_classes:
+            if not isinstance(label, int | np.integer) or not 0 <= label < self.clips.num_classes:
                 raise ValueError(
                     f"flip_label_map names label {label}; the labels of {self.clips.list_file} are "
                     f"0 to {self.clips.num_classes - 1}."

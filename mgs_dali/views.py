@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 from .crops import Box, centre_crop, short_side, ten_crop, three_crop
 
@@ -84,3 +85,16 @@ PROTOCOLS = {
 """The published protocols. "efficient" and "accurate" are mmaction2's for Something-Something, "efficient_full" its
 validation on Jester, "ten_crop" its test on Kinetics; the dense ones are for the sampler Dense: ten crops in mmaction2
 from 0.19 on, three in its MobileNetV2 configs and the original TSM code, the centre in mmaction2 before."""
+
+
+def as_views(given: Any) -> Views:
+    """Views as they are given, or by the name of one of :data:`PROTOCOLS`.
+
+    Raises:
+        ValueError: there are none of this name.
+    """
+    if isinstance(given, Views):
+        return given
+    if isinstance(given, str) and given in PROTOCOLS:
+        return PROTOCOLS[given]
+    raise ValueError(f"views ({given!r}) must be Views(...) or one of {', '.join(map(repr, PROTOCOLS))}.")

@@ -2004,7 +2004,7 @@ def deliver_batch(hards: Sequence[Hard], sampler: Sampler, *, route: str) -> lis
     if route == "predict":
         from train.cpu_loader import CpuLoader
 
-        loader = CpuLoader(clips, num_workers=0, **options)
+        loader = CpuLoader(Plan(clips, **options), num_workers=0)
     else:
         from mgs_dali.loader import ClipLoader
 

@@ -20,6 +20,7 @@ from conftest import clip_table, decode_all, encode, moving_disc
 from mgs_dali.annotations import Clips
 from mgs_dali.loader import ClipBatch
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
+from mgs_dali.source import Plan
 from mgs_dali.views import Views
 from mgs_dali.workers import WorkersEnded
 from train.cpu_loader import CpuLoader
@@ -43,7 +44,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
 def load(clips: Clips) -> Callable[..., CpuLoader]:
     def make(table: Clips = clips, **changes: Any) -> CpuLoader:
         usual: dict[str, Any] = {"sampler": MotionGuided(3), "batch_size": 3, "training": True, "size": 16, "seed": 5}
-        return CpuLoader(table, **{**usual, "num_workers": 0, **changes})
+        num_workers = changes.pop("num_workers", 0)
+        return CpuLoader(Plan(table, **{**usual, **changes}), num_workers=num_workers)
 
     return make
 
@@ -223,10 +225,10 @@ def test_views_and_crops_are_those_of_the_dali_loader(
     pytest.importorskip("nvidia.dali")
     from mgs_dali.loader import ClipLoader
 
-    usual: dict[str, Any] = {"sampler": sampler, "batch_size": 4, "size": 32, "seed": 3, "num_workers": 1, **changes}
+    usual: dict[str, Any] = {"sampler": sampler, "batch_size": 4, "size": 32, "seed": 3, **changes}
     with (
-        CpuLoader(dali_videos, **usual) as cpu,
-        ClipLoader(dali_videos, **usual, route="host", device="cpu") as dali,
+        CpuLoader(Plan(dali_videos, **usual), num_workers=1) as cpu,
+        ClipLoader(dali_videos, **usual, route="host", device="cpu", num_workers=1) as dali,
     ):
         for a, b in zip(cpu, dali, strict=True):
             assert a.clips.shape == b.clips.shape
@@ -264,12 +266,12 @@ def test_gives_what_the_dali_loader_gives(dali_videos: Clips, sampler: MotionGui
     from mgs_dali.loader import ClipLoader
 
     usual: dict[str, Any] = {
-        "sampler": sampler, "batch_size": 4, "training": training, "size": 32, "seed": 3, "num_workers": 1,
+        "sampler": sampler, "batch_size": 4, "training": training, "size": 32, "seed": 3,
         "flip_probability": 0.5, "flip_label_map": {0: 1, 1: 0},
     }  # fmt: skip
     with (
-        CpuLoader(dali_videos, **usual) as cpu,
-        ClipLoader(dali_videos, **usual, route="host", device="cpu") as dali,
+        CpuLoader(Plan(dali_videos, **usual), num_workers=1) as cpu,
+        ClipLoader(dali_videos, **usual, route="host", device="cpu", num_workers=1) as dali,
     ):
         for a, b in zip(cpu, dali, strict=True):
             for name in ("samples", "frames", "labels", "valid"):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mgs_dali import graph
 from mgs_dali.motion import pixel_motion
-from mgs_dali.rand_augment import OPERATIONS, RandAugment, draw_operations
+from mgs_dali.rand_augment import OPERATIONS, RandAugment, as_rand_augment, draw_operations
 from mgs_dali.sampling import motion_guided_frames, segment_targets, uniform_frames
 from mgs_dali.video import decode_file
 
@@ -464,4 +464,4 @@ def test_rand_augment_that_is_not_allowed(values: Any) -> None:
     with pytest.raises(
         ValueError, match=r"rand_augment \(\[.*\]\) must be \[operations, strength\]: at least 1, and 0"
     ):
-        RandAugment(*values).check()
+        as_rand_augment(values)

@@ -34,7 +34,7 @@ from mgs_dali.sampling import (
     segment_targets,
     uniform_frames,
 )
-from mgs_dali.source import load_clip
+from mgs_dali.source import Plan, load_clip
 from mgs_dali.video_file import VideoFile
 from mgs_dali.views import PROTOCOLS, Views
 
@@ -545,11 +545,51 @@ def test_states_that_do_not_fit(state: dict[str, Any], text: str) -> None:
         ({"num_workers": -2}, r"num_workers \(-2\) must be at least 1"),
         ({"batch_size": 0}, r"batch_size \(0\) must be a whole number"),
         ({"rank": 1}, r"rank \(1\) must be below world_size \(1\)"),
+        (
+            {"sampler": "motion"},
+            r"sampler \('motion'\) is no sampler: it has no 'num_segments'\. Give MotionGuided\(\.\.\.\)",
+        ),
+        ({"sampler": Uniform}, r"sampler \(Uniform\) is a class, not a sampler\. Call it: Uniform\(num_segments=8\)"),
+        ({"sampler": None}, r"sampler \(None\) is no sampler"),
+        ({"training": "no"}, r"training \('no'\) must be True or False"),
+        ({"training": 1}, r"training \(1\) must be True or False"),
+        ({"flip_probability": "x"}, r"flip_probability \('x'\) must be between 0 and 1"),
+        ({"flip_probability": 1.5}, r"flip_probability \(1\.5\) must be between 0 and 1"),
+        ({"flip_label_map": 3}, r"flip_label_map \(3\) must map labels to labels"),
+        ({"flip_label_map": {"a": 1}}, r"flip_label_map names label a; the labels of .* are 0 to 4"),
+        ({"motion_index": 5}, r"motion_index \(5\) must be the folder of one, a MotionIndex, a MotionRecorder"),
+        ({"motion_index": "nowhere"}, r"nowhere: there is no such folder\. Make one with: mgs-dali index"),
+        ({"views": "best"}, r"views \('best'\) must be Views\(\.\.\.\) or one of 'efficient', .*'accurate'"),
+        ({"views": 3}, r"views \(3\) must be Views"),
+        ({"views": "accurate"}, r"is for evaluation: a training clip is one view"),
+        ({"rand_augment": "x"}, r"rand_augment \(x\) must be \[operations, strength\]"),
+        ({"batch_size": True}, r"batch_size \(True\) must be a whole number"),
+        ({"seed": "x"}, r"seed \('x'\) must be a whole number of at least 0"),
+        ({"num_workers": "x"}, r"num_workers \('x'\) must be at least 1"),
+        ({"memory_limit_gib": "x"}, r"memory_limit_gib \('x'\) must be above 0"),
+        ({"dtype": "float16"}, r"dtype \(float16\) must be one of torch\.float32"),
     ],
 )
 def test_arguments_that_are_not_taken(dali_videos: Clips, changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         make(dali_videos, **changes)
+
+
+def test_a_table_is_not_the_path_of_a_list() -> None:
+    with pytest.raises(ValueError, match=r"clips \('list\.txt'\) must be a table of clips: read_annotations"):
+        make("list.txt")  # type: ignore[arg-type]
+
+
+def test_an_index_by_its_folder_and_views_by_their_name(motion_index: tuple[Clips, MotionIndex]) -> None:
+    clips, index = motion_index
+    options: dict[str, Any] = {"training": False, "batch_size": 2}
+    for folder in (index.folder, str(index.folder)):
+        with (
+            make(clips, motion_index=folder, views="accurate", **options) as found,
+            make(clips, motion_index=index, views=Views(2, "three"), **options) as expected,
+        ):
+            assert found.route == "host-sparse"
+            assert_same([next(iter(found))], [next(iter(expected))])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
@@ -1068,7 +1108,7 @@ def folders(taken_apart: tuple[Clips, Clips], tmp_path: Path) -> Clips:
 
 def cpu_loader(clips: Clips, **changes: Any) -> CpuLoader:
     options: dict[str, Any] = {"sampler": MotionGuided(4), "batch_size": 3, "training": True, "size": 48}
-    return CpuLoader(clips, **{**options, "num_workers": 0, **changes})
+    return CpuLoader(Plan(clips, **{**options, **changes}), num_workers=0)
 
 
 def assert_pictures_of(batch: ClipBatch, expected: ClipBatch) -> None:

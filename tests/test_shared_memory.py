@@ -87,17 +87,18 @@ def test_processes_of_torchrun_share_it(monkeypatch: pytest.MonkeyPatch) -> None
 PROGRAM = """
 import sys
 from mgs_dali import Uniform, loader, read_annotations
+from mgs_dali.source import Plan
 from train import cpu_loader
 folder, kind, checks = sys.argv[1:]
 if checks == "no":
     loader.check_room = cpu_loader.check_room = lambda _bytes: None
 if __name__ == "__main__":
     clips = read_annotations(folder + "/list.txt", root=folder)
-    common = dict(sampler=Uniform(4), batch_size=8, training=False, num_workers=2)
+    common = dict(sampler=Uniform(4), batch_size=8, training=False)
     if kind == "dali":
-        clips = loader.ClipLoader(clips, route="host", device="cpu", **common)
+        clips = loader.ClipLoader(clips, route="host", device="cpu", num_workers=2, **common)
     else:
-        clips = cpu_loader.CpuLoader(clips, **common)
+        clips = cpu_loader.CpuLoader(Plan(clips, **common), num_workers=2)
     try:
         for _ in range(8):
             for _ in clips:

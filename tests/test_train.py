@@ -25,6 +25,7 @@ from training import NUM_TRAIN, NUM_VAL, REPOSITORY, SMALL, metrics, train, writ
 from mgs_dali.annotations import read_annotations
 from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
+from mgs_dali.source import Plan
 from mgs_dali.views import PROTOCOLS
 from models import checkpoints
 from models.tsm import TSM
@@ -290,8 +291,8 @@ def test_scores_are_the_mean_over_the_views(
         model.load_state_dict(checkpoint["model"])
         clips = read_annotations(data / "val.txt", root=data / "videos", num_classes=3)
         views = PROTOCOLS[protocol]
-        options: dict[str, Any] = {"sampler": MotionGuided(2), "batch_size": NUM_VAL, "size": 32, "num_workers": 0}
-        (batch,) = CpuLoader(clips, **options, training=False, views=views)
+        options: dict[str, Any] = {"sampler": MotionGuided(2), "batch_size": NUM_VAL, "size": 32}
+        (batch,) = CpuLoader(Plan(clips, **options, training=False, views=views), num_workers=0)
         with torch.no_grad():
             logits = model(batch.clips).double().reshape(NUM_VAL, len(views), 3)
         expected = (logits.softmax(-1) if average == "probabilities" else logits).mean(1)

@@ -352,13 +352,15 @@ def compare_loaders(clips: Clips, videos: str, folder: Path, *, num_rounds: int,
     """
     # Not for the whole module: the processes of benchmark_index import it too, and would load PyTorch.
     from mgs_dali.loader import ClipLoader  # noqa: PLC0415
+    from mgs_dali.source import Plan  # noqa: PLC0415
 
     from .cpu_loader import CpuLoader  # noqa: PLC0415
 
     motion = folder / f"motion-{videos}"
     index_videos(clips, motion, num_workers=num_workers, progress=False)
-    common: dict[str, Any] = {"batch_size": 4, "training": True, "num_workers": num_workers}
-    dali = partial(ClipLoader, clips, device="cpu", **common)
+    common: dict[str, Any] = {"batch_size": 4, "training": True}
+    dali = partial(ClipLoader, clips, device="cpu", num_workers=num_workers, **common)
+    pytorch = partial(CpuLoader, num_workers=num_workers)
     guided, index = MotionGuided(8), MotionIndex(motion)
     packets, uniform = MotionGuided(8, measure="packet"), Uniform(8)
     loaders: dict[str, Callable[[], ClipLoader | CpuLoader]] = {
@@ -367,8 +369,8 @@ def compare_loaders(clips: Clips, videos: str, folder: Path, *, num_rounds: int,
         "host-sparse, packet sizes": partial(dali, sampler=packets, route="host-sparse"),
         "host, uniform": partial(dali, sampler=uniform, route="host"),
         "host-sparse, uniform": partial(dali, sampler=uniform, route="host-sparse"),
-        "PyTorch DataLoader, uniform": partial(CpuLoader, clips, sampler=uniform, **common),
-        "PyTorch DataLoader, motion measured": partial(CpuLoader, clips, sampler=guided, **common),
+        "PyTorch DataLoader, uniform": partial(pytorch, Plan(clips, uniform, **common)),
+        "PyTorch DataLoader, motion measured": partial(pytorch, Plan(clips, guided, **common)),
     }
     speeds: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in tqdm(range(num_rounds), desc=f"rounds of {videos}", leave=False):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -20,6 +20,8 @@ from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.demo import make_demo
 from mgs_dali.loader import ClipLoader
 from mgs_dali.motion_index import MotionIndex, MotionRecorder
+from mgs_dali.rand_augment import as_rand_augment
+from mgs_dali.source import Plan
 from mgs_dali.views import ONE_VIEW, Views
 from models import checkpoints
 from models.pretrained import load_imagenet
@@ -245,29 +247,29 @@ def make_loader(
     views: Views = ONE_VIEW,
 ) -> ClipLoader | CpuLoader:
     """The loader of this process; ``out`` is the run's folder, for what is recorded, ``views`` are for evaluation."""
-    common: dict[str, Any] = {
-        "sampler": recipe.frame_sampler,
-        "batch_size": recipe.batch_size,
-        "training": training,
-        "size": recipe.size,
-        "seed": recipe.seed,
-        "num_workers": recipe.num_workers,
-        "rank": fabric.global_rank,
-        "world_size": fabric.world_size,
-        "flip_probability": recipe.flip_probability,
-        "flip_label_map": recipe.flip_label_map,
-        "train_crop": recipe.train_crop,
-        "rand_augment": recipe.rand_augment,
-        "views": views,
-        "motion_index": _motion_index(options, out=out),
-    }
+    plan = Plan(
+        clips,
+        recipe.frame_sampler,
+        recipe.batch_size,
+        training,
+        recipe.size,
+        seed=recipe.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        flip_probability=recipe.flip_probability,
+        flip_label_map=recipe.flip_label_map,
+        motion_index=_motion_index(options, out=out),
+        train_crop=recipe.train_crop,
+        rand_augment=None if recipe.rand_augment is None else as_rand_augment(recipe.rand_augment),
+        views=views,
+    )
     if options.loader == "cpu":
-        return CpuLoader(clips, **common)
+        return CpuLoader(plan, num_workers=recipe.num_workers)
     on_gpu = fabric.device.type == "cuda"
     try:
-        return ClipLoader(
-            clips,
-            **common,
+        return ClipLoader.of_plan(
+            plan,
+            num_workers=recipe.num_workers,
             route=options.route or "auto",
             # Not fabric's own word: that the CPU was asked for allows --route gpu to run its graph there.
             device="cpu" if options.device == "cpu" else "auto",

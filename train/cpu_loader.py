@@ -21,15 +21,11 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from mgs_dali.annotations import Clips
 from mgs_dali.crops import Box
 from mgs_dali.loader import ClipBatch, Position, batch_of_views, default_num_workers
 from mgs_dali.machine import why_it_is_full
-from mgs_dali.motion_index import MotionIndex
-from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.shared_memory import check_room
 from mgs_dali.source import Plan, error_text, load_sample
-from mgs_dali.views import ONE_VIEW, Views
 from mgs_dali.workers import WorkersEnded, follow_parent, why_workers_ended
 
 from .logs import log
@@ -50,21 +46,8 @@ class CpuLoader:
     Iterates and resumes like :class:`mgs_dali.ClipLoader`.
 
     Args:
-        clips: the annotation table, from :func:`mgs_dali.read_annotations`.
-        sampler: how frames are chosen: ``MotionGuided(...)``, ``Uniform(...)`` or ``Dense(...)``.
-        batch_size: videos in a batch of this process.
-        training: shuffle, and draw frames, crops and flips at random. Otherwise list order, and of each video what
-            ``views`` says.
-        size: side of the square clips in pixels.
-        seed: of order and draws.
+        plan: what every batch holds. RandAugment is done by DALI: a plan to train with it is not taken.
         num_workers: worker processes; one a CPU core by default, 8 at most. 0 loads in this process.
-        rank, world_size: of this process among those that share the data set.
-        flip_probability: of mirroring a training clip, left to right.
-        flip_label_map: labels that change when a clip is mirrored, from the label to its mirrored one.
-        motion_index: motion curves from ``mgs-dali index``, to choose motion-guided frames by.
-        train_crop: crops to train on: "multi_scale" (MultiScaleCrop of TSN and TSM) or "random_resized".
-        rand_augment: None; RandAugment is done by DALI.
-        views: what is seen of each video in evaluation.
 
     Raises:
         ValueError: an argument is not allowed. While iterating: a video that cannot be read or decoded, with its path
@@ -74,47 +57,13 @@ class CpuLoader:
 
     route = "cpu"
 
-    def __init__(
-        self,
-        clips: Clips,
-        *,
-        sampler: MotionGuided | Uniform | Dense,
-        batch_size: int,
-        training: bool,
-        size: int = 224,
-        seed: int = 0,
-        num_workers: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        flip_probability: float = 0.0,
-        flip_label_map: Mapping[int, int] | None = None,
-        motion_index: MotionIndex | None = None,
-        train_crop: str = "multi_scale",
-        rand_augment: tuple[int, int] | None = None,
-        views: Views = ONE_VIEW,
-    ) -> None:
-        if training and rand_augment is not None:
+    def __init__(self, plan: Plan, *, num_workers: int | None = None) -> None:
+        if plan.training and plan.rand_augment is not None:
             raise ValueError(
-                f"rand_augment ({list(rand_augment)}) is done by DALI, which this loader does without: its clips would "
-                "not be those of the DALI loader. Leave out one of the two."
+                f"rand_augment ({list(plan.rand_augment)}) is done by DALI, which this loader does without: its clips "
+                "would not be those of the DALI loader. Leave out one of the two."
             )
-        self.plan = Plan(
-            clips,
-            sampler,
-            batch_size,
-            training,
-            size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            flip_probability=flip_probability,
-            flip_label_map=flip_label_map,
-            motion_index=motion_index,
-            train_crop=train_crop,
-            views=views,
-        )
-        if motion_index is not None:
-            motion_index.check_covers(clips)
+        self.plan = plan
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         if self.num_workers < 0:
             raise ValueError(f"num_workers ({num_workers}) must be at least 0; 0 loads in the process that trains.")

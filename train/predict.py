@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from mgs_dali.annotations import Clips, read_annotations, read_class_names
+from mgs_dali.source import Plan
 from mgs_dali.views import PROTOCOLS
 
 from .build import build_model, read_published
@@ -73,16 +74,8 @@ def predict(video: Path, model: nn.Module, recipe: Recipe) -> Prediction:
         list_lines=np.ones(1, np.int64),
         template=recipe.template if video.is_dir() else None,
     )
-    loader = CpuLoader(
-        clips,
-        sampler=recipe.frame_sampler,
-        batch_size=1,
-        training=False,
-        size=recipe.size,
-        num_workers=0,
-        views=views,
-    )
-    (batch,) = loader
+    plan = Plan(clips, recipe.frame_sampler, 1, training=False, size=recipe.size, views=views)
+    (batch,) = CpuLoader(plan, num_workers=0)
     model.eval()
     device = next(model.parameters()).device
     logits = torch.cat([model(view.to(device)) for view in batch.clips.split(1)])

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
-from mgs_dali.rand_augment import RandAugment
+from mgs_dali.rand_augment import as_rand_augment
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 
 __all__ = ["RECIPES", "Recipe", "did_you_mean", "field_docs", "find_recipe"]
@@ -187,7 +187,7 @@ class Recipe:
         if self.flip_label_map and self.flip_probability == 0:
             raise ValueError("flip_label_map is given but flip_probability is 0: nothing is mirrored. Set both.")
         if self.rand_augment is not None:
-            RandAugment(*self.rand_augment).check()
+            as_rand_augment(self.rand_augment)
         if self.mixing is not None and self.batch_size % 2:
             raise ValueError(
                 f"mixing: {self.mixing} mixes pairs of clips; batch_size ({self.batch_size}) must be even."
