@@ -19,6 +19,7 @@ from .colours import ColourMatrix, colour_correction
 from .containers import UPRIGHT
 from .crops import Box, multi_scale_crop, random_resized_crop
 from .cut import Cut, cut_scanned
+from .generator import Purpose, generator
 from .headers import CLEAN
 from .motion import NO_PACKETS, MotionMeter, measure_of
 from .motion_index import MotionIndex, MotionRecorder
@@ -52,30 +53,16 @@ __all__ = [
     "load_sample",
     "part_of",
     "sample_draws",
-    "sample_rng",
 ]
 
 # --- order and draws ------------------------------------------------------------------------------------------------
-
-_DRAWS, _ORDER, _CROPS = range(3)
-
-
-def _generator(seed: int, *, epoch: int, sample: int, purpose: int) -> np.random.Generator:
-    # Philox is counter-based: the generator of any (epoch, sample) is reached directly. The two low words of the
-    # counter are left for its own counting.
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, epoch, sample]))
-
-
-def sample_rng(seed: int, epoch: int, sample: int) -> np.random.Generator:
-    """The generator of all draws for one sample of one epoch."""
-    return _generator(seed, epoch=epoch, sample=sample, purpose=_DRAWS)
 
 
 @lru_cache(maxsize=4)
 def epoch_order(num_samples: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
     """The order of samples in an epoch, (N,) int64, read-only: a permutation, or 0 to N - 1 without ``shuffle``."""
     if shuffle:
-        order = _generator(seed, epoch=epoch, sample=0, purpose=_ORDER).permutation(num_samples)
+        order = generator(seed, purpose=Purpose.ORDER, epoch=epoch).permutation(num_samples)
     else:
         order = np.arange(num_samples)
     order.flags.writeable = False  # cached
@@ -143,12 +130,12 @@ def sample_draws(
         return Draws(targets, tuple(views.flips), partial(views.boxes, size=size), _NO_OPERATIONS)
 
     def boxes(width: int, height: int) -> list[Box]:
-        crop_rng = _generator(seed, epoch=epoch, sample=sample, purpose=_CROPS)
+        crop_rng = generator(seed, purpose=Purpose.CROPS, epoch=epoch, index=sample)
         if train_crop == "random_resized":
             return [random_resized_crop(width, height, crop_rng)]
         return [multi_scale_crop(width, height, crop_rng, size=size)]
 
-    rng = sample_rng(seed, epoch, sample)
+    rng = generator(seed, purpose=Purpose.DRAWS, epoch=epoch, index=sample)
     targets = sampler.targets(rng=rng)
     flip = bool(rng.random() < flip_probability)
     operations = draw_operations(num_operations, rng) if num_operations else _NO_OPERATIONS

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from mgs_dali import video
 from mgs_dali.annotations import Clips
 from mgs_dali.cut import cut
+from mgs_dali.generator import Purpose, generator
 from mgs_dali.measuring import measure_video
 from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.packets import Scan, open_video, scan
@@ -39,7 +40,6 @@ from mgs_dali.source import (
     load_clip,
     load_sample,
     sample_draws,
-    sample_rng,
 )
 from mgs_dali.video import decode
 from mgs_dali.video_file import VideoFile
@@ -138,7 +138,9 @@ def test_draws_depend_on_seed_epoch_and_sample() -> None:
 def test_neighbouring_draws_are_not_related() -> None:
     """Correlation of 3000 pairs of uniform numbers: standard deviation 0.018."""
     keys = [(0, epoch, sample) for epoch in range(30) for sample in range(101)]
-    numbers = np.array([sample_rng(*key).random() for key in keys]).reshape(30, 101)
+    numbers = np.array(
+        [generator(key[0], purpose=Purpose.DRAWS, epoch=key[1], index=key[2]).random() for key in keys]
+    ).reshape(30, 101)
     for ahead in (numbers[:, 1:].ravel(), np.roll(numbers, -1, axis=0)[:, :-1].ravel()):
         assert abs(np.corrcoef(numbers[:, :-1].ravel(), ahead)[0, 1]) < 0.1
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.wrappers import _FabricModule
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from mgs_dali.generator import Purpose, generator
 from mgs_dali.loader import ClipBatch
 from mgs_dali.source import Plan
 
@@ -151,7 +151,7 @@ def train_epoch(
             if part == 0:
                 step = Step(f"step {step_in_epoch + 1}/{num_steps} of {title}")
                 run.optimizer.zero_grad()
-            torch.manual_seed(_batch_seed(recipe.seed, rank=fabric.global_rank, number=epoch * num_batches + iteration))
+            torch.manual_seed(batch_seed(plan, epoch=epoch, iteration=iteration))
             clips, labels, valid = _to_device(fabric, batch)
             targets = loss_targets(labels, plan.clips.num_classes, recipe)
             if recipe.mixing is not None:
@@ -257,9 +257,13 @@ def _to_device(fabric: Fabric, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor
     return clips, labels, valid
 
 
-def _batch_seed(seed: int, *, rank: int, number: int) -> int:
-    # Dropout, too, is a function of the position: nothing of the generators' state has to be saved.
-    return int(np.random.SeedSequence([seed, rank, number]).generate_state(1, np.uint64)[0])
+def batch_seed(plan: Plan, *, epoch: int, iteration: int) -> int:
+    """The seed of dropout in a batch of this process.
+
+    It is a function of the position, so that nothing of the generators' state has to be saved.
+    """
+    batch = iteration * plan.world_size + plan.rank
+    return int(generator(plan.seed, purpose=Purpose.DROPOUT, epoch=epoch, index=batch).integers(2**63))
 
 
 class _Progress:

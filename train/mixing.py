@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from mgs_dali.generator import Purpose, generator
 
 from .recipe import Recipe
 
 __all__ = ["Mix", "draw_mixes", "mix"]
-
-_PURPOSE = 0x6D6978
-"""Keeps these draws apart from those of other things with the same seed and epoch."""
 
 
 class Mix(NamedTuple):
@@ -34,7 +32,7 @@ def draw_mixes(num_pairs: int, recipe: Recipe, *, epoch: int, first_pair: int) -
     """Draw for ``num_pairs`` pairs from the ``first_pair``-th of the epoch on."""
     mixes = []
     for pair in range(first_pair, first_pair + num_pairs):
-        rng = np.random.default_rng([_PURPOSE, recipe.seed, epoch, pair])
+        rng = generator(recipe.seed, purpose=Purpose.MIXING, epoch=epoch, index=pair)
         share = float(rng.beta(recipe.mixing_alpha, recipe.mixing_alpha))
         mixes.append(Mix(share, (float(rng.random()), float(rng.random()))))
     return mixes
