@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .annotations import Clips, read_annotations
+    from .lists.read import read_annotations
+    from .lists.table import Clips
     from .loader import ClipBatch, ClipLoader
     from .motion_index import MotionIndex, MotionRecorder, index_videos
     from .sampling import Dense, MotionGuided, Uniform
@@ -35,7 +36,7 @@ __all__ = [
 _HOMES = {
     "ClipBatch": "loader",
     "ClipLoader": "loader",
-    "Clips": "annotations",
+    "Clips": "lists.table",
     "Dense": "sampling",
     "MotionGuided": "sampling",
     "MotionIndex": "motion_index",
@@ -44,7 +45,7 @@ _HOMES = {
     "Views": "views",
     "index_videos": "motion_index",
     "open_video": "video_file",
-    "read_annotations": "annotations",
+    "read_annotations": "lists.read",
 }
 
 

@@ -13,8 +13,10 @@ from typing import Literal, get_type_hints
 from jsonargparse import ArgumentParser, Namespace
 
 from . import doctor
-from .annotations import Clips, read_annotations, write_hmdb51_lists
 from .demo import CLASSES, make_demo
+from .lists.hmdb51 import write_hmdb51_lists
+from .lists.read import read_annotations
+from .lists.table import Clips
 from .motion import MEASURES
 from .motion_index import JsonFormat, MotionIndex, Summary, export_json, import_json, index_videos
 from .sampling import MotionGuided

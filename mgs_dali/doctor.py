@@ -472,7 +472,7 @@ def _run(given: argparse.Namespace) -> int:
         tell(prove_decoding(device=device))
     trial = None
     if given.list is not None and not red & _NEEDED_TO_DECODE:
-        from .annotations import read_annotations  # noqa: PLC0415  (as above)
+        from .lists.read import read_annotations  # noqa: PLC0415  (as above)
         from .trial import try_clips  # noqa: PLC0415
 
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .annotations import Clips
+from .lists.table import Clips
 from .machine import default_num_workers
 from .motion_index import MotionIndex, MotionRecorder
 from .rand_augment import as_rand_augment

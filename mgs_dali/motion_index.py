@@ -33,7 +33,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .annotations import Clips, escaped, is_utf8
+from .lists.table import Clips
+from .lists.text import escaped, is_utf8
 from .machine import num_cpus
 from .measuring import Measured, measure_video, video_facts
 from .motion import NO_PACKETS, Measure, Pixel, as_measure

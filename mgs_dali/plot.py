@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .annotations import escaped
+from .lists.text import escaped
 from .motion import Pixel
 from .motion_index import MotionIndex
 from .rawframes import FrameFolder

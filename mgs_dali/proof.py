@@ -306,7 +306,7 @@ def _deliver(file: Path, sampler: MotionGuided | Uniform, *, route: str, device:
     """(outcome, text) of a batch of two of the same video."""
     import numpy as np  # noqa: PLC0415
 
-    from .annotations import Clips  # noqa: PLC0415
+    from .lists.table import Clips  # noqa: PLC0415
     from .loader import ClipLoader  # noqa: PLC0415
     from .views import Views  # noqa: PLC0415
 

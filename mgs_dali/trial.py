@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .annotations import Clips, escaped
+from .lists.table import Clips
+from .lists.text import escaped
 from .packets import ScannedVideo
 from .rawframes import FrameFolder
 from .sampling import MotionGuided, Uniform

@@ -17,7 +17,7 @@ import pytest
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 
 NUM_FRAMES, WIDTH, HEIGHT = 60, 96, 64
 # Started in the background of a shell, the suite inherits that Ctrl-C is ignored, and so do the programs that it tests.

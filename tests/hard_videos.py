@@ -29,7 +29,7 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 from mgs_dali.pyav import open_input
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.source import Plan, load_sample

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgs_dali.annotations import Clips, read_annotations, write_hmdb51_lists
+from mgs_dali.lists.hmdb51 import write_hmdb51_lists
+from mgs_dali.lists.read import read_annotations
+from mgs_dali.lists.table import Clips
 
 KINETICS_HEADER = "label,youtube_id,time_start,time_end,split\n"
 

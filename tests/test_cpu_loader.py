@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import clip_table, decode_all, encode, moving_disc
 
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipBatch
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.source import Plan

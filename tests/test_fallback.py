@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from mgs_dali import loader as loader_module
 from mgs_dali import nvdec, routes
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipLoader
 from mgs_dali.nvdec import Limits
 from mgs_dali.packets import Scan

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from conftest import MJPEG, clip_table, decode_all, encode, moving_disc, take_apart
 
-from mgs_dali.annotations import Clips
 from mgs_dali.crops import centre_crop
+from mgs_dali.lists.table import Clips
 from mgs_dali.measuring import measure_video
 from mgs_dali.motion_index import MotionIndex, MotionRecorder, index_videos
 from mgs_dali.rand_augment import OPERATIONS

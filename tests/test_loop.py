@@ -13,7 +13,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipBatch
 from mgs_dali.sampling import Uniform
 from mgs_dali.source import Plan

@@ -27,7 +27,9 @@ import pytest
 from conftest import clip_table, encode, kind, moving_disc
 
 from mgs_dali import motion_index
-from mgs_dali.annotations import Clips, is_utf8, read_annotations
+from mgs_dali.lists.read import read_annotations
+from mgs_dali.lists.table import Clips
+from mgs_dali.lists.text import is_utf8
 from mgs_dali.measuring import Measured, measure_video
 from mgs_dali.motion import Filters, Pa, Pixel, pixel_motion
 from mgs_dali.motion_index import (

@@ -11,7 +11,7 @@ import pytest
 from conftest import NUM_FRAMES, clip_table, decode_all, encode, kind, leave_out, moving_disc
 from nvidia.dali import types
 
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.pipelines import decoded_clips, encoded_clips
 from mgs_dali.sampling import MotionGuided, Uniform, uniform_frames

@@ -18,7 +18,7 @@ from PIL import Image
 from training import NUM_TRAIN, NUM_VAL, SMALL, metrics, train, write_data
 
 from mgs_dali import cli, motion_index
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 from mgs_dali.measuring import measure_video
 from mgs_dali.motion import Filters, Pa
 from mgs_dali.motion_index import MotionIndex, Summary, import_json, index_videos

@@ -13,7 +13,7 @@ import pytest
 from hard_videos import write
 from PIL import Image
 
-from mgs_dali.annotations import read_annotations
+from mgs_dali.lists.read import read_annotations
 from mgs_dali.machine import Room, needed_bytes
 from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.sampling import Uniform

@@ -22,7 +22,7 @@ import yaml  # type: ignore[import-untyped]
 from lightning.fabric import Fabric
 from training import NUM_TRAIN, NUM_VAL, REPOSITORY, SMALL, metrics, train, write_data
 
-from mgs_dali.annotations import read_annotations
+from mgs_dali.lists.read import read_annotations
 from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.source import Plan

@@ -20,7 +20,7 @@ pytest.importorskip("nvidia.dali")
 
 from mgs_dali import loader as loader_module
 from mgs_dali import trial as trial_module
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 from mgs_dali.trial import Rate, Refused, Trial, try_clips
 
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "20"}

@@ -40,7 +40,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from tqdm import tqdm
 
-from mgs_dali.annotations import Clips, read_annotations
+from mgs_dali.lists.read import read_annotations
+from mgs_dali.lists.table import Clips
 from mgs_dali.machine import num_cpus
 from mgs_dali.motion_index import MotionIndex, index_videos
 from mgs_dali.packets import open_video

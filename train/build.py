@@ -16,8 +16,9 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mgs_dali.annotations import Clips, read_annotations
 from mgs_dali.demo import make_demo
+from mgs_dali.lists.read import read_annotations
+from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipLoader
 from mgs_dali.motion_index import MotionIndex, MotionRecorder
 from mgs_dali.rand_augment import as_rand_augment

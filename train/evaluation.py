@@ -20,7 +20,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multilabel_average_precision
 
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipBatch
 
 __all__ = [

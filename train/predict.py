@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from mgs_dali.annotations import Clips, read_annotations, read_class_names
+from mgs_dali.lists.class_names import read_class_names
+from mgs_dali.lists.read import read_annotations
+from mgs_dali.lists.table import Clips
 from mgs_dali.source import Plan
 from mgs_dali.views import PROTOCOLS
 

@@ -32,8 +32,8 @@ from questions import (
 )
 
 from mgs_dali import nvdec, pipelines, read_annotations
-from mgs_dali.annotations import Clips
 from mgs_dali.graph import decode_video, take_frames
+from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipBatch, ClipLoader
 from mgs_dali.packets import scan
 from mgs_dali.sampling import MotionGuided, Uniform

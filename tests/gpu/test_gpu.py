@@ -22,7 +22,7 @@ from PIL import Image
 from questions import SHOWN, SIDE, ask, auto_takes_gpu_routes, grey_levels
 
 from mgs_dali import nvdec, read_annotations
-from mgs_dali.annotations import Clips
+from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipBatch, ClipLoader
 from mgs_dali.motion import pixel_motion
 from mgs_dali.packets import Scan, scan
