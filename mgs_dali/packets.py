@@ -19,7 +19,8 @@ from av.video.stream import VideoStream
 
 from .colours import ColourMatrix, colour_matrix
 from .containers import UPRIGHT, Facts, Turn, read_facts, turn_of_matrix
-from .headers import LEADING, Change, Damage, Doubt, Picture, Reader, reader_for
+from .decode.headers import reader_for
+from .decode.headers.reader import LEADING, Change, Damage, Doubt, Picture, Reader
 from .pyav import Disposition, complaint, decoder_options, ffmpeg_reason, listening, open_input, pixel_format
 
 __all__ = [
@@ -161,11 +162,11 @@ class PacketTable:
     is_referenced: np.ndarray
     """bool: other packets may depend on it."""
     access: np.ndarray
-    """uint8: whether decoding can start here, see :mod:`mgs_dali.headers`."""
+    """uint8: whether decoding can start here, see :mod:`mgs_dali.decode.headers`."""
     order: np.ndarray
     """int64: place in presentation order, a permutation of 0 to N - 1."""
     needs_leading: bool
-    """See :class:`mgs_dali.headers.Reader`."""
+    """See :class:`mgs_dali.decode.headers.reader.Reader`."""
     level: Level
     """What is proved about this stream. At "full" only the container's columns mean something."""
     reason: str
@@ -203,7 +204,7 @@ def needed_packets(table: PacketTable, picks: np.ndarray, *, least_access: int =
         table: at level "packets" or "gops".
         picks: (T,) frame indices in any order; may repeat.
         least_access: what a packet must allow for decoding to start at it: LEADING or CLEAN of
-            :mod:`mgs_dali.headers`.
+            :mod:`mgs_dali.decode.headers`.
 
     Raises:
         IndexError: the video has no such frame.

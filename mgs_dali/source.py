@@ -18,8 +18,8 @@ from .colours import ColourMatrix, colour_correction
 from .containers import UPRIGHT
 from .crops import Box, multi_scale_crop, random_resized_crop
 from .cut import Cut, cut_scanned
+from .decode.headers.reader import CLEAN
 from .generator import Purpose, generator
-from .headers import CLEAN
 from .lists.table import Clips
 from .motion import NO_PACKETS, MotionMeter, measure_of
 from .motion_index import MotionIndex, MotionRecorder

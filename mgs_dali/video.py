@@ -21,7 +21,8 @@ from av.video.reformatter import VideoReformatter
 from .colours import colour_matrix
 from .containers import UPRIGHT, Turn, turn_of_matrix
 from .crops import Box
-from .headers import LEADING, has_hole
+from .decode.headers.mpeg12 import has_hole
+from .decode.headers.reader import LEADING
 from .packets import (
     Level,
     PacketTable,

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from test_sparse import GOOD, LAYERS, NAMES, x264, x265
 from test_sparse import made as made
 
-from mgs_dali.headers import Change, Damage, Doubt, Part, Reader, has_hole, reader_for, split
+from mgs_dali.decode.headers import Part, reader_for, split
+from mgs_dali.decode.headers.mpeg12 import has_hole
+from mgs_dali.decode.headers.reader import Change, Damage, Doubt, Reader
 from mgs_dali.nvdec import picture_kind
 
 

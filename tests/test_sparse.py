@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from mgs_dali import packets
 from mgs_dali.cut import cut
-from mgs_dali.headers import CLEAN, LEADING, NOWHERE
+from mgs_dali.decode.headers.reader import CLEAN, LEADING, NOWHERE
 from mgs_dali.packets import Level, PacketTable, Scan, needed_packets, scan
 from mgs_dali.video import decode_chosen, rgb_chosen
 

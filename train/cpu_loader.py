@@ -22,7 +22,6 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from mgs_dali.crops import Box
-from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipBatch, Position, batch_of_views, default_num_workers
 from mgs_dali.machine import why_it_is_full
 from mgs_dali.shared_memory import check_room
