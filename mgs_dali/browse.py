@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from .files import write_whole
 from .machine import num_cpus
 from .motion_index import MotionIndex
 from .plot import (
@@ -153,8 +153,7 @@ def write_page(
     before, after = (files(__package__) / "browse.html").read_text(encoding="utf-8").split(_DATA_PLACE)
     rows_of = partial(_rows, index, root=root, sampler=sampler, template=template)
     failed: dict[str, str] = {}
-    unfinished = out.with_name(out.name + ".unfinished")
-    try:
+    with write_whole(out) as unfinished:
         with unfinished.open("w", encoding="utf-8") as page, closing(rows_of(paths)) as rows:
             page.write(f'{before}{{"about":{_json(about)},"videos":[')
             bar = tqdm(rows, total=len(paths), desc="pictures", unit=" videos", disable=not progress)
@@ -167,9 +166,6 @@ def write_page(
         if num_curves and len(failed) == num_curves:
             first = next(iter(failed.values()))
             raise ValueError(f"not one of the {num_curves} videos can be shown. The first: {first}")
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return failed
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from .files import write_whole
 from .machine import num_cpus
 
 __all__ = ["CLASSES", "DemoFiles", "DemoVideo", "make_demo", "plan_video", "render"]
@@ -247,8 +248,10 @@ def _encode(file: Path, frames: npt.NDArray[np.uint8]) -> None:
         "auto-alt-ref": "0",
         "lag-in-frames": "0",
     }
-    part = file.with_suffix(".part")
-    with av.open(str(part), "w", format="webm", options={"fflags": "+bitexact"}) as container:
+    with (
+        write_whole(file) as unfinished,
+        av.open(str(unfinished), "w", format="webm", options={"fflags": "+bitexact"}) as container,
+    ):
         stream = container.add_stream("libvpx-vp9", rate=FRAMES_PER_SECOND, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.gop_size = 48
@@ -256,12 +259,11 @@ def _encode(file: Path, frames: npt.NDArray[np.uint8]) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
-    part.replace(file)
 
 
 def _is_complete(out: Path, wanted: dict[str, int]) -> bool:
     """Whether ``out`` holds the complete data set; False for a part of it or nothing, ValueError for anything else."""
-    if not out.exists() or (out.is_dir() and all(file.name == "demo.part" for file in out.iterdir())):
+    if not out.exists() or (out.is_dir() and all(file.name == "demo.json.unfinished" for file in out.iterdir())):
         return False
     found: Any = None
     if (out / "demo.json").is_file():
@@ -300,6 +302,5 @@ def _actions_text(videos: Iterable[DemoVideo]) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(text)
-    part.replace(file)
+    with write_whole(file) as unfinished:
+        unfinished.write_text(text)

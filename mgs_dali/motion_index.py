@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from .lists.table import Clips
 from .lists.text import escaped, is_utf8
+from .files import write_whole
 from .machine import num_cpus
 from .measuring import Measured, measure_video, video_facts
 from .motion import NO_PACKETS, Measure, Pixel, as_measure
@@ -415,15 +416,10 @@ class _Writer:
         # Uncompressed and without dictionaries: noise hardly compresses, and reading is a copy.
         pq.write_table(table, content, compression="none", use_dictionary=False)
         part = self.folder / f"part-{self._next_number:06}.parquet"
-        unfinished = part.with_suffix(".unfinished")
         try:
-            with unfinished.open("wb") as file:
-                file.write(content.getvalue())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, part)
+            with write_whole(part) as unfinished:
+                unfinished.write_bytes(content.getvalue())
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise ValueError(
                 f"{part}: could not be written ({error.strerror}). The {len(_part_files(self.folder))} parts before it "
                 "are complete. Make room, then run the same command again: it goes on from there."
@@ -869,17 +865,14 @@ def export_json(index: MotionIndex, file: str | Path) -> int:
     if len(index) == 0:
         raise ValueError(f"{index.folder}: holds no curve, there is nothing to write.")
     paths = _paths_by_name(list(index), index.folder)
-    unfinished = file.with_name(f"{file.name}.unfinished")
     try:
-        with unfinished.open("w", encoding="utf-8") as text:
+        with write_whole(file) as unfinished, unfinished.open("w", encoding="utf-8") as text:
             for number, (name, path) in enumerate(paths.items()):
                 # nine digits give a float32 back exactly
                 values = ", ".join([f"{value:.9g}" for value in index[path].tolist()])
                 text.write(f"{', ' if number else '{'}{json.dumps(name)}: [{values}]")
             text.write("}")
-        os.replace(unfinished, file)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise ValueError(f"{file}: could not be written ({error.strerror}).") from error
     return len(paths)
 

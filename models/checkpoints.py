@@ -25,6 +25,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
+from mgs_dali.files import write_whole
 from models.non_local import PairwiseFunction
 from models.tsm import DEPTHS, TSM, Depth
 
@@ -541,12 +542,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.out is not None:
             if given.out.exists():
                 raise ValueError(f"{given.out} exists. Give another --out.")
-            part = given.out.with_name(given.out.name + ".part")
             content = (
                 to_mit(state, with_dropout=not given.without_dropout) if given.to == "mit" else to_mmaction2(state)
             )
-            torch.save(content, part)
-            os.replace(part, given.out)
+            with write_whole(given.out) as unfinished:
+                torch.save(content, unfinished)
             print(f"{given.out}: {given.to}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

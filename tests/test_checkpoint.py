@@ -47,13 +47,44 @@ def test_one_checkpoint_under_several_names_is_written_once(tmp_path: Path) -> N
     assert {file.name for file in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt"}
 
 
+def test_each_name_stands_for_what_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        calls.append(f"{source.name} to {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    save_checkpoint(make_checkpoint(), tmp_path / "last.ckpt", tmp_path / "best.ckpt")
+    assert calls == [
+        call
+        for name in ("best.ckpt", "last.ckpt")
+        for call in (f"{name}.unfinished", f"{name}.unfinished to {name}", tmp_path.name)
+    ]
+
+
+def test_a_kill_between_two_names_harms_neither(tmp_path: Path) -> None:
+    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    save_checkpoint(make_checkpoint(), last, best)
+    os.link(best, tmp_path / "last.ckpt.unfinished")  # killed when best.ckpt had its name
+    save_checkpoint(make_checkpoint(iteration=3), last)
+    assert read_checkpoint(last)["loader"]["iteration"] == 3
+    assert read_checkpoint(best)["loader"]["iteration"] == 0
+
+
 def test_without_hard_links_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_source: Path, _target: Path) -> None:
         raise OSError("no hard links here")
 
     monkeypatch.setattr("os.link", refuse)
     last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
-    (tmp_path / "best.ckpt.part").write_text("of a process that was killed")
+    (tmp_path / "best.ckpt.unfinished").write_text("of a process that was killed")
     save_checkpoint(make_checkpoint(), last, best)
     assert not os.path.samefile(last, best)
     assert read_checkpoint(best)["loader"] == {"epoch": 4, "iteration": 0}
@@ -65,7 +96,7 @@ def test_a_failed_write_says_why_and_leaves_the_old_files(tmp_path: Path, file_l
     large = make_checkpoint(iteration=3)
     large["model"] = {"weight": torch.zeros(1_000_000)}
     file_limit(1_000_000)
-    with pytest.raises(OSError, match=r"File too large: '.*last\.ckpt\.part'"):
+    with pytest.raises(OSError, match=r"File too large: '.*last\.ckpt\.unfinished'"):
         save_checkpoint(large, last, best)
     assert read_checkpoint(last)["loader"]["iteration"] == read_checkpoint(best)["loader"]["iteration"] == 0
     assert {file.name for file in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt"}

@@ -181,7 +181,7 @@ def test_interrupted_making_goes_on_where_it_stopped(
     def failing_encode(file: Path, frames: npt.NDArray[np.uint8]) -> None:
         calls.append(file.name)
         if len(calls) == 4:
-            file.with_suffix(".part").write_bytes(b"half a video")
+            file.with_name(f"{file.name}.unfinished").write_bytes(b"half a video")
             raise KeyboardInterrupt
         encode(file, frames)
 
@@ -226,9 +226,9 @@ def test_other_folders_are_refused(tmp_path: Path, content: str | None) -> None:
 
 
 def test_making_that_stopped_at_its_first_file_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "demo.part").write_text("{")
+    (tmp_path / "demo.json.unfinished").write_text("{")
     make_demo(tmp_path, num_train=1, num_val=1, progress=False)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.unfinished"))
 
 
 def test_a_file_is_refused(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_a_training_leaves_its_files_and_ends_with_the_best(data: Path, trained:
     names = {file.name for file in (data / "run").iterdir()}
     assert {"config.yaml", "metrics.jsonl", "last.ckpt", "best.ckpt"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert not [name for name in names if name.endswith(".part")]
+    assert not [name for name in names if name.endswith(".unfinished")]
     assert "route cpu: PyAV and torchvision in 1 worker processes" in stderr
     assert "14 to train on, 5 to validate on, 3 classes" in stderr
     assert "precision 32-true (on the CPU)" in stderr
@@ -492,20 +492,20 @@ def test_a_disk_that_is_full_at_the_first_checkpoint(
 ) -> None:
     file_limit(1_000_000)
     assert train_here(*SMALL, "--out", str(tmp_path / "run")) == 2
-    assert re.match(r"error: .*File too large: '.*last\.ckpt\.part'", only_error(capsys))
+    assert re.match(r"error: .*File too large: '.*last\.ckpt\.unfinished'", only_error(capsys))
 
 
 def test_says_what_to_do_where_the_disk_is_full(
     tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt.part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt.unfinished")
 
     monkeypatch.setattr("train.tsm.save_checkpoint", refuse)
     assert train_here(*SMALL, "--out", str(tmp_path / "run")) == 2
     assert re.match(
-        r"error: .*No space left on device: 'last\.ckpt\.part'\. What was saved before is whole: make room, and go on "
-        r"with --resume auto\.",
+        r"error: .*No space left on device: 'last\.ckpt\.unfinished'\. What was saved before is whole: make room, and "
+        r"go on with --resume auto\.",
         only_error(capsys),
     )
 

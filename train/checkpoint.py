@@ -10,6 +10,8 @@ from typing import Any, TypedDict
 
 import torch
 
+from mgs_dali.files import write_whole
+
 from .recipe import Recipe
 
 __all__ = [
@@ -53,37 +55,33 @@ _KEYS = Checkpoint.__annotations__.keys()
 def save_checkpoint(checkpoint: Checkpoint, *files: Path) -> None:
     """Write a checkpoint under one name or several, once where the file system has hard links.
 
-    A process killed on the way leaves the files that were there before.
+    A process killed on the way, or a power cut, leaves each file as it was before or as it is now.
 
     Raises:
         OSError: it cannot be written, on a full disk for example. The files are those that were there before.
     """
     first, *others = files
-    part = first.with_name(first.name + ".part")
-    _write(checkpoint, part)
-    for file in others:
-        other_part = file.with_name(file.name + ".part")
-        other_part.unlink(missing_ok=True)
-        try:
-            os.link(part, other_part)
-        except OSError:
-            shutil.copyfile(part, other_part)
-        os.replace(other_part, file)
-    os.replace(part, first)
+    with write_whole(first) as unfinished:
+        _write(checkpoint, unfinished)
+        for file in others:
+            with write_whole(file) as other_unfinished:
+                try:
+                    os.link(unfinished, other_unfinished)
+                except OSError:
+                    shutil.copyfile(unfinished, other_unfinished)
 
 
-def _write(checkpoint: Checkpoint, part: Path) -> None:
+def _write(checkpoint: Checkpoint, file: Path) -> None:
     try:
-        with part.open("wb") as stream:  # given a name, PyTorch would not tell what the system said
+        with file.open("wb") as stream:  # given a name, PyTorch would not tell what the system said
             torch.save(checkpoint, stream)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)  # on a full disk, the room is needed
         found: BaseException | None = error
         while found is not None and not isinstance(found, OSError):
             found = found.__context__  # PyTorch raises "unexpected pos" over it
         if found is None:
             raise
-        raise OSError(found.errno, found.strerror, str(part)) from None
+        raise OSError(found.errno, found.strerror, str(file)) from None
 
 
 def epoch_checkpoint(out: Path, epoch: int) -> Path:

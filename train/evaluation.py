@@ -6,7 +6,6 @@ counts once, and the metrics are computed in the order of the list from the same
 
 from __future__ import annotations
 
-import os
 import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from mgs_dali.lists.table import Clips
+from mgs_dali.files import write_whole
 from mgs_dali.loader import ClipBatch
 
 __all__ = [
@@ -224,12 +224,10 @@ def write_scores(found: ClipScores, file: Path) -> None:
     Raises:
         ValueError: the file cannot be written.
     """
-    part = file.with_name(file.name + ".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
+        with write_whole(file) as unfinished, unfinished.open("wb") as stream:
             np.savez(stream, **vars(found))
-        os.replace(part, file)
     except OSError as error:
         raise ValueError(f"{file}: the scores cannot be written ({error.strerror}).") from error
 

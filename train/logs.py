@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import sys
 import uuid
@@ -16,6 +15,8 @@ from typing import Any
 
 from lightning.fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
+
+from mgs_dali.files import write_whole
 
 from .recipe import Recipe
 from .stop import Stopped
@@ -63,9 +64,9 @@ def open_log(
     log.info("files: %s", out)
     (out / "config.yaml").write_text(f"# {command()}\n{recipe.to_yaml()}", encoding="utf-8")
     file = out / "metrics.jsonl"
-    part = out / "metrics.jsonl.part"
-    part.write_text("".join(_json_line(line) for line in read_metrics(file) if line["epoch"] <= num_epochs_done))
-    os.replace(part, file)
+    with write_whole(file) as unfinished:
+        lines = (_json_line(line) for line in read_metrics(file) if line["epoch"] <= num_epochs_done)
+        unfinished.write_text("".join(lines))
 
     def write(metrics: Metrics) -> None:
         with file.open("a") as stream:
