@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .index.indexing import index_videos
+    from .index.recorder import MotionRecorder
+    from .index.store import MotionIndex
     from .lists.read import read_annotations
     from .lists.table import Clips
     from .loader import ClipBatch, ClipLoader
-    from .motion_index import MotionIndex, MotionRecorder, index_videos
     from .sampling import Dense, MotionGuided, Uniform
     from .video_file import open_video
     from .views import Views
@@ -39,11 +41,11 @@ _HOMES = {
     "Clips": "lists.table",
     "Dense": "sampling",
     "MotionGuided": "sampling",
-    "MotionIndex": "motion_index",
-    "MotionRecorder": "motion_index",
+    "MotionIndex": "index.store",
+    "MotionRecorder": "index.recorder",
     "Uniform": "sampling",
     "Views": "views",
-    "index_videos": "motion_index",
+    "index_videos": "index.indexing",
     "open_video": "video_file",
     "read_annotations": "lists.read",
 }

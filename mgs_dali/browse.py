@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .files import write_whole
+from .index.store import MotionIndex
 from .machine import num_cpus
-from .motion_index import MotionIndex
 from .plot import (
     Choice,
     both_picks,

@@ -14,11 +14,13 @@ from jsonargparse import ArgumentParser, Namespace
 
 from . import doctor
 from .demo import CLASSES, make_demo
+from .index.indexing import Summary, index_videos
+from .index.released_json import JsonFormat, export_json, import_json
+from .index.store import MotionIndex
 from .lists.hmdb51 import write_hmdb51_lists
 from .lists.read import read_annotations
 from .lists.table import Clips
 from .motion import MEASURES
-from .motion_index import JsonFormat, MotionIndex, Summary, export_json, import_json, index_videos
 from .sampling import MotionGuided
 
 __all__ = ["main"]

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .index.recorder import MotionRecorder
+from .index.store import MotionIndex
 from .lists.table import Clips
 from .machine import default_num_workers
-from .motion_index import MotionIndex, MotionRecorder
 from .rand_augment import as_rand_augment
 from .routes import AUTO, Running, Setting, choose_route, frames_known
 from .sampling import Sampler

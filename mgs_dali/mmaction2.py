@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .motion_index import MotionIndex
+from .index.store import MotionIndex
 from .sampling import MotionGuided, motion_guided_frames, segment_targets, stratum_starts
 
 __all__ = ["MotionGuidedSampleFrames"]

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from .index.store import MotionIndex
 from .lists.text import escaped
 from .motion import Pixel
-from .motion_index import MotionIndex
 from .rawframes import FrameFolder
 from .sampling import MotionGuided, motion_cdf, motion_guided_frames, segment_targets, uniform_frames
 from .video import rgb

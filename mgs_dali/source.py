@@ -20,9 +20,10 @@ from .crops import Box, multi_scale_crop, random_resized_crop
 from .cut import Cut, cut_scanned
 from .decode.headers.reader import CLEAN
 from .generator import Purpose, generator
+from .index.recorder import MotionRecorder
+from .index.store import MotionIndex
 from .lists.table import Clips
 from .motion import NO_PACKETS, MotionMeter, measure_of
-from .motion_index import MotionIndex, MotionRecorder
 from .packets import Scan, ScannedVideo
 from .rand_augment import RandAugment, as_rand_augment, draw_operations
 from .rawframes import FrameFolder, Picture

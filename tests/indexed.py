@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from conftest import clip_table, encode
 
-from mgs_dali.motion_index import MotionIndex, index_videos
+from mgs_dali.index.indexing import index_videos
+from mgs_dali.index.store import MotionIndex
 from mgs_dali.sampling import MotionGuided
 
 STILL = np.full((48, 64, 3), 90, np.uint8)

@@ -21,7 +21,9 @@ from PIL import Image
 
 from mgs_dali import browse
 from mgs_dali.browse import most_different, note_of_short, page_row, page_selection, write_page
-from mgs_dali.motion_index import MotionIndex, MotionRecorder, import_json
+from mgs_dali.index.recorder import MotionRecorder
+from mgs_dali.index.released_json import import_json
+from mgs_dali.index.store import MotionIndex
 from mgs_dali.plot import both_picks, pick_difference
 from mgs_dali.sampling import MotionGuided
 from mgs_dali.video_file import VideoFile

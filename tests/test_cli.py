@@ -16,8 +16,8 @@ from conftest import encode, moving_disc
 
 from mgs_dali import cli, plot
 from mgs_dali.cli import main
+from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.read import read_annotations
-from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import MotionGuided
 
 

@@ -29,7 +29,7 @@ from hard_videos import (
     x265,
 )
 
-from mgs_dali.measuring import measure_video
+from mgs_dali.index.measuring import measure_video
 from mgs_dali.sampling import MotionGuided, Uniform
 
 Options = dict[str, str]

@@ -28,7 +28,7 @@ from hard_videos import (
     strict_complaint,
 )
 
-from mgs_dali.measuring import measure_video
+from mgs_dali.index.measuring import measure_video
 from mgs_dali.packets import scan
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.video_file import VideoFile

@@ -21,9 +21,11 @@ import pytest
 from conftest import MJPEG, clip_table, decode_all, encode, moving_disc, take_apart
 
 from mgs_dali.crops import centre_crop
+from mgs_dali.index.indexing import index_videos
+from mgs_dali.index.measuring import measure_video
+from mgs_dali.index.recorder import MotionRecorder
+from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.table import Clips
-from mgs_dali.measuring import measure_video
-from mgs_dali.motion_index import MotionIndex, MotionRecorder, index_videos
 from mgs_dali.rand_augment import OPERATIONS
 from mgs_dali.sampling import (
     Dense,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ACTION, NUM_FRAMES, decode_all, encode, kind, leave_out, moving_disc
 
-from mgs_dali.measuring import measure_video
+from mgs_dali.index.measuring import measure_video
 from mgs_dali.motion import (
     Filters,
     Pa,

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from conftest import clip_table, encode
 
+from mgs_dali.index.released_json import import_json
 from mgs_dali.mmaction2 import MotionGuidedSampleFrames
-from mgs_dali.motion_index import import_json
 
 ROOT = Path(__file__).parents[1]
 NUM_FRAMES = 99

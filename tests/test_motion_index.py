@@ -26,21 +26,16 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import clip_table, encode, kind, moving_disc
 
-from mgs_dali import motion_index
+from mgs_dali.index import indexing, store
+from mgs_dali.index.indexing import Summary, index_videos
+from mgs_dali.index.measuring import Measured, measure_video
+from mgs_dali.index.recorder import MotionRecorder
+from mgs_dali.index.released_json import export_json, import_json
+from mgs_dali.index.store import FORMAT_VERSION, MotionIndex
 from mgs_dali.lists.read import read_annotations
 from mgs_dali.lists.table import Clips
 from mgs_dali.lists.text import is_utf8
-from mgs_dali.measuring import Measured, measure_video
 from mgs_dali.motion import Filters, Pa, Pixel, pixel_motion
-from mgs_dali.motion_index import (
-    FORMAT_VERSION,
-    MotionIndex,
-    MotionRecorder,
-    Summary,
-    export_json,
-    import_json,
-    index_videos,
-)
 from mgs_dali.video import decode_file
 from mgs_dali.video_file import VideoFile
 
@@ -71,7 +66,7 @@ def index(clips: Clips, out: Path, *, processes: bool = False, **options: Any) -
     """Index a list; without worker processes, which take longer to start than all of the rest."""
     with pytest.MonkeyPatch.context() as patch:
         if not processes:
-            patch.setattr(motion_index, "_measured", lambda paths, job, **_: (job.row(path) for path in paths))
+            patch.setattr(indexing, "_measured", lambda paths, job, **_: (job.row(path) for path in paths))
         return index_videos(clips, out, progress=False, **options)
 
 
@@ -321,7 +316,7 @@ def test_a_damaged_file_is_measured_again_when_it_is_whole(clips: Clips, tmp_pat
 
 
 def test_a_file_that_changes_while_it_is_read(clips: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = motion_index._Job(clips, Pixel())
+    job = indexing.Job(clips, Pixel())
     measure = measure_video
 
     def measure_and_touch(video: VideoFile, **options: Any) -> Measured:
@@ -336,12 +331,12 @@ def test_a_file_that_changes_while_it_is_read(clips: Clips, monkeypatch: pytest.
         video.file.unlink()
         return found
 
-    monkeypatch.setattr(motion_index, "measure_video", measure_and_touch)
+    monkeypatch.setattr(indexing, "measure_video", measure_and_touch)
     row = job.row(clips.paths[0])
     assert "changed while it was being read. Index again" in row["error"]
     assert row["motion"] is None
     assert row["size_bytes"] is None  # so it is tried again
-    monkeypatch.setattr(motion_index, "measure_video", measure_and_remove)
+    monkeypatch.setattr(indexing, "measure_video", measure_and_remove)
     assert "It was there when reading it began" in job.row(clips.paths[0])["error"]
 
 
@@ -349,8 +344,8 @@ def test_what_nobody_foresaw_is_that_files_error(clips: Clips, monkeypatch: pyte
     def fail(*_: object, **__: object) -> Measured:
         raise MemoryError("too much")
 
-    monkeypatch.setattr(motion_index, "measure_video", fail)
-    row = motion_index._Job(clips, Pixel()).row(clips.paths[0])
+    monkeypatch.setattr(indexing, "measure_video", fail)
+    row = indexing.Job(clips, Pixel()).row(clips.paths[0])
     assert row["error"].endswith("0.mp4: MemoryError: too much")
     assert row["size_bytes"] is None
 
@@ -362,7 +357,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from conftest import clip_table
-from mgs_dali.motion_index import index_videos
+from mgs_dali.index.indexing import index_videos
 root = Path({root!r})
 paths = sorted(str(file.relative_to(root)) for file in root.rglob("*.mp4"))
 index_videos(clip_table(root, paths), {out!r}, num_workers=2, part_num_videos=3, progress=False)
@@ -432,13 +427,13 @@ def test_killed_ten_times(originals: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_measured(clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = motion_index._Job(clips, Pixel())
+    job = indexing.Job(clips, Pixel())
 
     def interrupted(paths: list[str], *_: object, **__: object) -> Any:
         yield from (job.row(path) for path in paths[:3])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(motion_index, "_measured", interrupted)
+    monkeypatch.setattr(indexing, "_measured", interrupted)
     with pytest.raises(KeyboardInterrupt):
         index(clips, tmp_path / "index", processes=True)
     monkeypatch.undo()
@@ -468,7 +463,7 @@ def test_a_full_disk_keeps_the_parts_before(clips: Clips, tmp_path: Path, monkey
 
 def test_two_indexers_on_one_folder(clips: Clips, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    with motion_index._locked(out):
+    with store.locked(out):
         with pytest.raises(
             ValueError, match=rf"another indexer is writing into this folder \(process {os.getpid()} on"
         ):
@@ -484,7 +479,7 @@ def test_parts_are_written_after_a_while(clips: Clips, tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class CrashingJob(motion_index._Job):
+class CrashingJob(indexing.Job):
     """What a decoder does that runs into a damaged file, or the kernel when memory is short."""
 
     def row(self, path: str) -> dict[str, Any]:
@@ -496,7 +491,7 @@ class CrashingJob(motion_index._Job):
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_a_crash_is_the_error_of_its_video(clips: Clips, num_workers: int) -> None:
     job = CrashingJob(clips, Pixel())
-    rows = list(motion_index._measured(clips.paths[:6], job, num_workers=num_workers))
+    rows = list(indexing._measured(clips.paths[:6], job, num_workers=num_workers))
     assert sorted(row["path"] for row in rows) == sorted(clips.paths[:6])
     (bad,) = [row for row in rows if row["error"] is not None]
     assert bad["path"] == "class 1/1.mp4"
@@ -506,11 +501,11 @@ def test_a_crash_is_the_error_of_its_video(clips: Clips, num_workers: int) -> No
 
 def test_workers_that_cannot_start(clips: Clips) -> None:
     with pytest.raises(ValueError, match="a worker process could not start"):
-        list(motion_index._measured(clips.paths, BrokenJob(clips, Pixel()), num_workers=1))
+        list(indexing._measured(clips.paths, BrokenJob(clips, Pixel()), num_workers=1))
 
 
 @dataclass(frozen=True)
-class BrokenJob(motion_index._Job):
+class BrokenJob(indexing.Job):
     def __setstate__(self, state: object) -> None:
         os._exit(3)
 
@@ -539,7 +534,7 @@ def test_out_that_is_a_file(clips: Clips, tmp_path: Path) -> None:
 
 
 def test_another_format_version(clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(motion_index, "FORMAT_VERSION", 7)
+    monkeypatch.setattr(store, "FORMAT_VERSION", 7)
     index(clips, tmp_path / "index")
     monkeypatch.undo()
     expected = rf"part-000000\.parquet: motion index of format version 7; this mgs_dali reads version {FORMAT_VERSION}"
@@ -594,7 +589,7 @@ def write_many(folder: Path, *, num_parts: int, part_num_videos: int, num_values
     """An index of made-up curves, of different lengths; gives all values."""
     rng = np.random.default_rng(0)
     metadata = {b"mgs_dali.motion_index": json.dumps({"version": 1, "measure": "pixel", "parameters": {}}).encode()}
-    schema = motion_index._SCHEMA.with_metadata(metadata)
+    schema = store.SCHEMA.with_metadata(metadata)
     lengths = np.full(part_num_videos, num_values) - np.arange(part_num_videos) % 3
     offsets = np.r_[0, np.cumsum(lengths)].astype(np.int32)
     values = rng.random((num_parts, offsets[-1]), np.float32)
@@ -862,14 +857,14 @@ def test_a_recorder_waits_for_an_indexer_and_then_says_who_it_is(
     recorder.add("a.mp4", np.ones(3, np.float32), video=VideoFile(videos["h264"]))
     ticks = itertools.count(step=40)
     monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
-    with motion_index._locked(tmp_path), pytest.raises(ValueError, match=r"another indexer .* \(process \d+ on"):
+    with store.locked(tmp_path), pytest.raises(ValueError, match=r"another indexer .* \(process \d+ on"):
         recorder.flush()
     recorder.flush()
     assert "a.mp4" in recorder
 
 
 def test_a_file_that_may_not_be_read_is_tried_again(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    job = motion_index._Job(clip_table(videos["h264"].parent, ["h264.mp4"]), Pixel())
+    job = indexing.Job(clip_table(videos["h264"].parent, ["h264.mp4"]), Pixel())
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda *_: False)  # root may read everything
         row = job.row("h264.mp4")

@@ -21,7 +21,7 @@ from indexed import blinking as write_blinking
 from PIL import Image
 
 from mgs_dali import plot
-from mgs_dali.motion_index import MotionIndex
+from mgs_dali.index.store import MotionIndex
 from mgs_dali.plot import (
     both_picks,
     busy_frames,

@@ -17,11 +17,14 @@ from conftest import HEIGHT, NUM_FRAMES, WIDTH, clip_table, decode_all, encode, 
 from PIL import Image
 from training import NUM_TRAIN, NUM_VAL, SMALL, metrics, train, write_data
 
-from mgs_dali import cli, motion_index
+from mgs_dali import cli
+from mgs_dali.index import indexing
+from mgs_dali.index.indexing import Summary, index_videos
+from mgs_dali.index.measuring import measure_video
+from mgs_dali.index.released_json import import_json
+from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.table import Clips
-from mgs_dali.measuring import measure_video
 from mgs_dali.motion import Filters, Pa
-from mgs_dali.motion_index import MotionIndex, Summary, import_json, index_videos
 from mgs_dali.rawframes import FrameFolder, check_jpeg
 from mgs_dali.video import luma, rgb
 from mgs_dali.videos import Stamp
@@ -392,7 +395,7 @@ def clips(tmp_path: Path) -> Clips:
 def index(clips: Clips, out: Path, **options: Any) -> Summary:
     """Index a list without worker processes, which take longer to start than all of the rest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(motion_index, "_measured", lambda paths, job, **_: (job.row(path) for path in paths))
+        patch.setattr(indexing, "_measured", lambda paths, job, **_: (job.row(path) for path in paths))
         return index_videos(clips, out, progress=False, **options)
 
 
@@ -443,7 +446,7 @@ def test_a_folder_that_changes_while_it_is_read(clips: Clips, tmp_path: Path, mo
         shutil.copy(folder.file(0), folder.path / folder.template.format(len(found.motion) + 2))
         return found
 
-    monkeypatch.setattr(motion_index, "measure_video", measure_while_frames_arrive)
+    monkeypatch.setattr(indexing, "measure_video", measure_while_frames_arrive)
     summary = index(clips, tmp_path / "index")
     assert len(summary.errors) == 3
     assert all("changed while it was being read" in text for text in summary.errors.values())

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from mgs_dali import video
 from mgs_dali.cut import cut
 from mgs_dali.generator import Purpose, generator
+from mgs_dali.index.measuring import measure_video
 from mgs_dali.lists.table import Clips
-from mgs_dali.measuring import measure_video
 from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.packets import Scan, open_video, scan
 from mgs_dali.rand_augment import RandAugment

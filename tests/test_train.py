@@ -22,8 +22,8 @@ import yaml  # type: ignore[import-untyped]
 from lightning.fabric import Fabric
 from training import NUM_TRAIN, NUM_VAL, REPOSITORY, SMALL, metrics, train, write_data
 
+from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.read import read_annotations
-from mgs_dali.motion_index import MotionIndex
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 from mgs_dali.source import Plan
 from mgs_dali.views import PROTOCOLS

@@ -195,7 +195,7 @@ def use(combination: Combination) -> None:
         code = """
 import pathlib
 import numpy as np
-from mgs_dali.measuring import measure_video
+from mgs_dali.index.measuring import measure_video
 motion = measure_video(pathlib.Path("demo/videos/val/0000.webm")).motion
 assert motion.any() and np.isfinite(motion).all(), motion
 """

@@ -40,10 +40,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from tqdm import tqdm
 
+from mgs_dali.index.indexing import index_videos
+from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.read import read_annotations
 from mgs_dali.lists.table import Clips
 from mgs_dali.machine import num_cpus
-from mgs_dali.motion_index import MotionIndex, index_videos
 from mgs_dali.packets import open_video
 from mgs_dali.sampling import MotionGuided, Uniform
 

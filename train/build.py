@@ -17,10 +17,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mgs_dali.demo import make_demo
+from mgs_dali.index.recorder import MotionRecorder
+from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.read import read_annotations
 from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipLoader
-from mgs_dali.motion_index import MotionIndex, MotionRecorder
 from mgs_dali.rand_augment import as_rand_augment
 from mgs_dali.source import Plan
 from mgs_dali.views import ONE_VIEW, Views

@@ -19,8 +19,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multilabel_average_precision
 
-from mgs_dali.lists.table import Clips
 from mgs_dali.files import write_whole
+from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipBatch
 
 __all__ = [

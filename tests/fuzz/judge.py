@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from hard_videos import Delivered, Hard, deliver, deliver_batch, number_in, strict_complaint
 
-from mgs_dali.measuring import measure_video
+from mgs_dali.index.measuring import measure_video
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
 
 from .mutate import NUM_FRAMES, Mutation, mutate

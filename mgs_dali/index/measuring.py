@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from av.video.frame import VideoFrame
 
-from .motion import Measure, as_measure, packet_keyframes
-from .packets import shown_packets
-from .video import turn_of_frame
-from .video_file import Video, VideoFile
+from ..motion import Measure, as_measure, packet_keyframes
+from ..packets import shown_packets
+from ..video import turn_of_frame
+from ..video_file import Video, VideoFile
 
 __all__ = ["Measured", "measure_video", "video_facts"]
 

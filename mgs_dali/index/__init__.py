@@ -1,0 +1,1 @@
+"""The motion index: motion curves of the videos of a list, measured once, kept and read."""
