@@ -283,7 +283,7 @@ def _plot(given: Namespace) -> int:
     if not given.video or given.out is None:
         missing = "VIDEO" if not given.video else "--out PNG"
         raise ValueError(f"{missing} is missing. Use: {_PLOT_VIDEO}, or: {_PLOT_INDEX}")
-    from .plot import plot_video  # noqa: PLC0415  needs matplotlib
+    from .look.plot import plot_video  # noqa: PLC0415  needs matplotlib
 
     choice = plot_video(Path(given.video[0]), Path(given.out), sampler=sampler)
     print(f"motion-guided frames  {' '.join(map(str, choice.guided))}")
@@ -307,8 +307,8 @@ def _plot_index(given: Namespace, sampler: MotionGuided) -> int:
     index = MotionIndex(given.index)
     if not given.video and given.out is not None and not len(index):
         raise ValueError(f"{given.index}: not one of its {len(index.errors)} videos has a motion curve to draw.")
-    from .browse import most_different, note_of_short, page_selection, write_page  # noqa: PLC0415  needs matplotlib
-    from .plot import plot_sheet  # noqa: PLC0415
+    from .look.browse import most_different, note_of_short, page_selection, write_page  # noqa: PLC0415  needs matplotlib
+    from .look.sheet import plot_sheet  # noqa: PLC0415
 
     ranked = [] if given.video else most_different(index, sampler=sampler)
     failed = {}

@@ -19,12 +19,12 @@ from conftest import clip_table
 from indexed import BROKEN, DIFFERENCES, EARLY, GONE, LATE, MOTIONLESS, NASTY, ONE, RANKED, SAMPLER, write_index
 from PIL import Image
 
-from mgs_dali import browse
-from mgs_dali.browse import most_different, note_of_short, page_row, page_selection, write_page
 from mgs_dali.index.recorder import MotionRecorder
 from mgs_dali.index.released_json import import_json
 from mgs_dali.index.store import MotionIndex
-from mgs_dali.plot import both_picks, pick_difference
+from mgs_dali.look import browse
+from mgs_dali.look.browse import most_different, note_of_short, page_row, page_selection, write_page
+from mgs_dali.look.choices import both_picks, pick_difference
 from mgs_dali.sampling import MotionGuided
 from mgs_dali.video_file import VideoFile
 
@@ -232,7 +232,7 @@ def test_page_asks_the_network_for_nothing(indexed: tuple[MotionIndex, Path], tm
 def test_wheel_holds_the_page() -> None:
     setup = configparser.ConfigParser()
     setup.read(Path(__file__).parents[1] / "setup.cfg")
-    assert "browse.html" in re.split(r"[\s,]+", setup["options.package_data"]["mgs_dali"])
+    assert "browse.html" in re.split(r"[\s,]+", setup["options.package_data"]["mgs_dali.look"])
 
 
 def test_errors_teach(indexed: tuple[MotionIndex, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

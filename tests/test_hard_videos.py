@@ -253,7 +253,7 @@ def test_colours_in_the_graph(made: Made, route: str) -> None:
 @each(without=("neighbours", "pieces", "cut off"))
 def test_pictures_of_plots(made: Made, complaint: Callable[[str, str], Complaint], kind: str, name: str) -> None:
     pytest.importorskip("matplotlib")
-    from mgs_dali.plot import chosen_pictures
+    from mgs_dali.look.choices import chosen_pictures
 
     hard, known = made(kind, name), complaint(kind, name)
     picks = np.array(sorted({0, len(hard.numbers) // 2, max(0, len(hard.numbers) - 1)}))

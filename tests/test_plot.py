@@ -20,25 +20,23 @@ from indexed import BROKEN, EARLY, GONE, LATE, MOTIONLESS, NASTY, ONE, SAMPLER, 
 from indexed import blinking as write_blinking
 from PIL import Image
 
-from mgs_dali import plot
 from mgs_dali.index.store import MotionIndex
-from mgs_dali.plot import (
+from mgs_dali.look import choices, sheet
+from mgs_dali.look.choices import (
     both_picks,
     busy_frames,
     cdf_at_frames,
     choose,
     choose_indexed,
     chosen_pictures,
-    draw,
-    draw_sheet,
     film_strip,
     indexed_video,
     jpeg,
     pick_difference,
-    plot_sheet,
-    plot_video,
     runs,
 )
+from mgs_dali.look.plot import draw, plot_video
+from mgs_dali.look.sheet import draw_sheet, plot_sheet
 from mgs_dali.rawframes import FrameFolder
 from mgs_dali.sampling import MotionGuided
 from mgs_dali.video_file import VideoFile
@@ -154,7 +152,7 @@ def test_motion_without_action_is_not_called_none(tmp_path: Path) -> None:
 def test_no_pyplot(blinking: Path, tmp_path: Path) -> None:
     """In a process of its own: other tests bring pyplot along."""
     program = (
-        "import sys; from pathlib import Path; from mgs_dali.plot import plot_video; "
+        "import sys; from pathlib import Path; from mgs_dali.look.plot import plot_video; "
         "from mgs_dali.sampling import MotionGuided; "
         "plot_video(Path(sys.argv[1]), Path(sys.argv[2]), sampler=MotionGuided()); "
         "assert 'matplotlib.pyplot' not in sys.modules"
@@ -284,7 +282,7 @@ def test_video_that_changed_is_an_error(videos: dict[str, Path]) -> None:
 def test_choice_by_an_index_measures_nothing(
     indexed: tuple[MotionIndex, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plot, "Pixel", None)
+    monkeypatch.setattr(choices, "Pixel", None)
     index, root = indexed
     choice = choose_indexed(index, LATE, root=root, sampler=SAMPLER, box_pixels=(32, 32))
     assert choice.guided.tolist() == [41, 46, 50, 55]
@@ -381,7 +379,7 @@ def test_sheet_errors_teach(indexed: tuple[MotionIndex, Path], tmp_path: Path, m
     assert "broken.mp4: has no motion curve" in fails([BROKEN])
     assert "cannot be opened as a video" in fails([BROKEN])
     assert "not one of the 1 videos can be shown. The first: " in fails([GONE])
-    monkeypatch.setattr(plot, "MAX_SHEET_VIDEOS", 2)
+    monkeypatch.setattr(sheet, "MAX_SHEET_VIDEOS", 2)
     assert "a sheet holds 1 to 2 videos, found 3" in fails([EARLY, LATE, ONE])
 
 

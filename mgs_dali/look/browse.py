@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .files import write_whole
-from .index.store import MotionIndex
-from .machine import num_cpus
-from .plot import (
+from ..files import write_whole
+from ..index.store import MotionIndex
+from ..machine import num_cpus
+from ..sampling import MotionGuided
+from .choices import (
     Choice,
     both_picks,
     busy_frames,
@@ -34,7 +35,6 @@ from .plot import (
     runs,
     why_no_curve,
 )
-from .sampling import MotionGuided
 
 __all__ = ["MAX_PAGE_VIDEOS", "most_different", "note_of_short", "page_row", "page_selection", "write_page"]
 
@@ -50,8 +50,9 @@ _DATA_PLACE = "@DATA@"
 def most_different(index: MotionIndex, *, sampler: MotionGuided, progress: bool = True) -> list[str]:
     """The paths of an index's videos that have a curve, those first whose two kinds of picks differ most.
 
-    What differs is told by :func:`mgs_dali.plot.pick_difference`; equals are in the order of their paths. Videos of
-    fewer frames than segments come last, in the same order: one frame is a large share of them, and would be first.
+    What differs is told by :func:`mgs_dali.look.choices.pick_difference`; equals are in the order of their paths.
+    Videos of fewer frames than segments come last, in the same order: one frame is a large share of them, and would be
+    first.
     """
     ranks = {}
     for path in tqdm(index, desc="picks", unit=" videos", disable=not progress):
@@ -187,7 +188,7 @@ def page_row(
 
     Without a curve it is its path and the ``error``. The others have
 
-    - ``difference``: see :func:`mgs_dali.plot.pick_difference`;
+    - ``difference``: see :func:`mgs_dali.look.choices.pick_difference`;
     - ``frames``, ``seconds``, ``codec``, ``width``, ``height``: of the video; null where the index does not tell;
     - ``motion``, ``peak``: mean and largest value of the curve;
     - ``curve``: the curve as whole numbers from 0 to 255, the largest value being 255; `_MAX_POINTS` at most, each then
