@@ -212,6 +212,20 @@ def dali_videos(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     return clip_table(root, paths, labels=[index % 5 for index in range(10)], num_classes=5)
 
 
+def picks_by_hand(
+    motion: np.ndarray, targets: Iterable[float], *, mu: float = 0.5, floor: float = 0.0, pick: str = "nearest"
+) -> list[int]:
+    """Motion-guided frames, said in another way than the samplers say it."""
+    weights = motion.astype(float) ** mu
+    weights = weights + floor * weights.mean()
+    ends = weights.cumsum() / weights.sum()
+    if pick == "nearest":  # the first of the gaps that end nearest to the target
+        return [min(range(len(ends)), key=lambda gap, target=target: abs(ends[gap] - target)) for target in targets]
+    # the curve of the shares, read backwards and rounded to a frame
+    shares = np.concatenate([[0], ends])
+    return [int(np.interp(target, shares, np.arange(len(shares))) + 0.5) for target in targets]
+
+
 def kind(array: np.ndarray) -> tuple[str, tuple[int, ...]]:
     """Element type and shape."""
     return str(array.dtype), array.shape

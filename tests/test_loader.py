@@ -18,7 +18,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from conftest import MJPEG, clip_table, decode_all, encode, moving_disc, take_apart
+from conftest import MJPEG, clip_table, decode_all, encode, moving_disc, picks_by_hand, take_apart
 
 from mgs_dali.crops import centre_crop
 from mgs_dali.index.indexing import index_videos
@@ -940,14 +940,37 @@ def motion_index(videos: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     return clips, MotionIndex(folder)
 
 
-def test_a_motion_index_gives_the_clips_of_measuring(motion_index: tuple[Clips, MotionIndex]) -> None:
+@pytest.mark.parametrize(
+    ("training", "rule"), [(True, {}), (False, {"mu": 1.0, "floor": 0.3, "pick": "inverse"})], ids=["training", "not"]
+)
+def test_a_motion_index_gives_the_clips_of_measuring(
+    motion_index: tuple[Clips, MotionIndex], training: bool, rule: dict[str, Any]
+) -> None:
     clips, index = motion_index
-    for training in (True, False):
-        with make(clips, training=training) as measured, make(clips, training=training, motion_index=index) as known:
-            assert (measured.route, known.route) == ("host", "host-sparse")
-            for one, other in zip(measured, known, strict=True):
-                assert torch.equal(one.frames, other.frames)
-                assert torch.equal(one.clips, other.clips)
+    options: dict[str, Any] = {"sampler": MotionGuided(4, **rule), "training": training}
+    with make(clips, **options) as measured, make(clips, motion_index=index, **options) as known:
+        assert (measured.route, known.route) == ("host", "host-sparse")
+        for one, other in zip(measured, known, strict=True):
+            assert torch.equal(one.frames, other.frames)
+            assert torch.equal(one.clips, other.clips)
+            for sample, frames in zip(other.samples.tolist(), other.frames.tolist(), strict=True):
+                targets = known.plan.draws(0, sample).targets
+                assert frames == picks_by_hand(index[clips.paths[sample]], targets, **rule)
+
+
+def test_a_floor_leaves_frames_to_still_parts_in_the_graph_too(tmp_path: Path) -> None:
+    """It stands still but for the gaps from frame 20 to frame 28."""
+    frames = moving_disc(60, action=(20, 28))
+    motion = measure_video(encode(tmp_path / "v.avi", frames, "mjpeg", pixel_format="yuvj420p", options=MJPEG)).motion
+    assert np.flatnonzero(motion).tolist() == [*range(20, 28)]
+    options: dict[str, Any] = {"sampler": MotionGuided(8, floor=1.0, pick="inverse"), "training": False}
+    with make(clip_table(tmp_path, ["v.avi"]), batch_size=1, route="gpu", **options) as loader:
+        (batch,) = loader
+    (found,) = batch.frames.tolist()
+    by_hand = picks_by_hand(motion, (np.arange(8) + 0.5) / 8, floor=1.0, pick="inverse")
+    assert np.abs(np.subtract(found, by_hand)).max() <= 1  # the graph measures in RGB
+    # half of the weight is spread over all gaps, of which 51 of 59 are still: without the floor no frame would be there
+    assert sum(frame < 20 or frame > 28 for frame in found) == 3
 
 
 def test_an_index_of_other_videos_is_refused(motion_index: tuple[Clips, MotionIndex], dali_videos: Clips) -> None:

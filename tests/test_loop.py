@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mgs_dali.loader import ClipBatch
 from mgs_dali.sampling import Uniform
 from mgs_dali.source import Plan
 from train.consensus import Consensus, Step
-from train.loop import Run, clip_losses, loss_targets, train_epoch, validate
+from train.loop import Run, Stopwatch, clip_losses, loss_targets, train_epoch, validate
 from train.mixing import draw_mixes
 from train.recipe import Recipe
 from train.stop import Stopped, StopRequest, heed_sigterm
@@ -126,10 +127,13 @@ def test_accumulated_batches_step_as_one_large_batch(more: dict[str, object]) ->
     assert not torch.allclose(start["1.weight"], runs[0].network.state_dict()["1.weight"], atol=1e-3)
 
 
-def test_an_epoch_equals_plain_pytorch() -> None:
-    run = make_run(RECIPE)
-    reference = make_run(RECIPE)
-    (loss,) = train(run, RECIPE)
+@pytest.mark.parametrize("grad_clip", [20.0, 0.3, None])
+def test_an_epoch_equals_plain_pytorch(grad_clip: float | None) -> None:
+    recipe = replace(RECIPE, grad_clip=grad_clip)
+    run = make_run(recipe)
+    reference = make_run(recipe)
+    (loss,) = train(run, recipe)
+    norms = []
     optimizer = torch.optim.SGD(reference.network.parameters(), lr=RECIPE.lr, momentum=0.9)
     losses = []
     for batch in reference.loader:
@@ -137,11 +141,72 @@ def test_an_epoch_equals_plain_pytorch() -> None:
         losses += batch_losses.tolist()
         optimizer.zero_grad()
         batch_losses.mean().backward()
-        nn.utils.clip_grad_norm_(reference.network.parameters(), 20)
+        gradients = [parameter.grad for parameter in reference.network.parameters() if parameter.grad is not None]
+        norms.append(sum(float(gradient.square().sum()) for gradient in gradients) ** 0.5)
+        if grad_clip is not None and norms[-1] > grad_clip:
+            for gradient in gradients:
+                gradient *= grad_clip / norms[-1]
         optimizer.step()
+    assert 0.3 < min(norms) <= max(norms) < 20  # the one clips every step, the other none
     assert len(losses) == NUM_CLIPS
     assert loss == pytest.approx(np.mean(losses), rel=1e-6)
-    torch.testing.assert_close(run.network.state_dict(), reference.network.state_dict())
+    torch.testing.assert_close(run.network.state_dict(), reference.network.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_is_another_one_in_each_step_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(rank: int, seed: int = 0) -> list[tuple[bool, ...]]:
+        """What dropout keeps of the first clip of each step."""
+        monkeypatch.setattr(Fabric, "global_rank", property(lambda _: rank))
+        recipe = replace(RECIPE, seed=seed)
+        run = make_run(recipe)
+        assert isinstance(run.network, nn.Sequential)
+        found = []
+        run.network[0] = nn.Sequential(run.network[0], dropout := nn.Dropout(0.5))
+        dropout.register_forward_hook(lambda _module, _clips, out: found.append(tuple((out[0] != 0).tolist())))
+        train(run, recipe, num_epochs=2)
+        return found
+
+    first = kept(0)
+    assert len(first) == len(set(first)) == 12
+    assert kept(0) == first
+    for other in (kept(1), kept(2), kept(0, seed=1)):
+        assert not set(other) & set(first)
+    assert all(30 < sum(clip) < 66 for clip in first)  # of 96 numbers; standard deviation 4.9
+
+
+class Clock:
+    """Time that passes only where it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+    monotonic = perf_counter
+
+
+def test_times_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch takes 3 s to come and 1 s to be trained on, and 2 s have passed before the first: of 26 s."""
+    clock = Clock()
+    monkeypatch.setattr("train.loop.time", clock)
+    monkeypatch.setattr("train.loop.Stopwatch", partial(Stopwatch, start=98.0))
+    run = make_run(RECIPE)
+    clip, forward = NumberLoader.clip, run.network.forward
+
+    def slow_clip(loader: NumberLoader, sample: int) -> Tensor:
+        clock.seconds += 1.5  # two of them a batch
+        return clip(loader, sample)
+
+    def slow_forward(clips: Tensor) -> Tensor:
+        clock.seconds += 1
+        return forward(clips)
+
+    monkeypatch.setattr(NumberLoader, "clip", slow_clip)
+    monkeypatch.setattr(run.network, "forward", slow_forward)
+    _, measured = train_epoch(fabric, run, recipe=RECIPE, stop=StopRequest(), save=never)
+    assert measured["time/data_wait_share"] == pytest.approx(18 / 26)
+    assert measured["time/clips_per_s"] == pytest.approx(NUM_CLIPS / 26)
 
 
 def test_the_learning_rate_is_of_the_position() -> None:

@@ -302,6 +302,32 @@ def test_a_file_that_has_changed_is_measured_again(clips: Clips, tmp_path: Path)
     assert found.entry(clips.paths[3]).mtime_ns == 1
 
 
+def test_a_file_that_changed_in_time_only_is_measured_again(clips: Clips, tmp_path: Path) -> None:
+    index(clips, tmp_path / "index")
+    changed = clips.root / clips.paths[3]
+    size_bytes = changed.stat().st_size
+    os.utime(changed, ns=(1, 1))
+    assert index(clips, tmp_path / "index").num_measured == 1
+    entry = MotionIndex(tmp_path / "index").entry(clips.paths[3])
+    assert (entry.size_bytes, entry.mtime_ns) == (size_bytes, 1)
+    assert index(clips, tmp_path / "index").num_measured == 0  # and that is known now
+
+
+def test_a_file_that_changed_in_size_only_is_measured_again(clips: Clips, tmp_path: Path) -> None:
+    index(clips, tmp_path / "index")
+    changed, another = clips.root / clips.paths[3], clips.root / clips.paths[5]
+    before = changed.stat()
+    shutil.copy(another, changed)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert index(clips, tmp_path / "index").num_measured == 1
+    found = MotionIndex(tmp_path / "index")
+    entry = found.entry(clips.paths[3])
+    assert (entry.size_bytes, entry.mtime_ns) == (another.stat().st_size, before.st_mtime_ns)
+    assert before.st_size != another.stat().st_size
+    assert np.array_equal(found[clips.paths[3]], found[clips.paths[5]])
+    assert index(clips, tmp_path / "index").num_measured == 0
+
+
 def test_a_damaged_file_is_measured_again_when_it_is_whole(clips: Clips, tmp_path: Path) -> None:
     file = clips.root / clips.paths[1]
     whole = file.read_bytes()

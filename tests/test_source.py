@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
-from conftest import NUM_FRAMES, clip_table, decode_all, encode, kind, leave_out, moving_disc
+from conftest import NUM_FRAMES, clip_table, decode_all, encode, kind, leave_out, moving_disc, picks_by_hand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -186,6 +186,40 @@ def test_random_resized_crops_are_drawn_like_the_others() -> None:
     assert min(d.box(340, 256)[2] for d in drawn) < 120  # smaller than any other crop: 0.66 of 256 are 168
 
 
+@pytest.mark.parametrize(("train_crop", "least"), [("multi_scale", 180), ("random_resized", 195)])
+def test_another_epoch_gives_another_crop(train_crop: str, least: int) -> None:
+    """Of 200 samples; of the 130 crops of multi_scale, some of which are the same box, about one in fifty comes again."""
+    boxes = [[draw(0, epoch, sample, train_crop=train_crop).box(340, 256) for sample in range(200)] for epoch in (0, 1)]
+    assert sum(one != other for one, other in zip(*boxes, strict=True)) > least
+
+
+@pytest.mark.parametrize("train_crop", ["multi_scale", "random_resized"])
+def test_crops_do_not_depend_on_what_else_is_drawn(train_crop: str) -> None:
+    others: list[dict[str, Any]] = [
+        {"num_segments": 3},
+        {"sampler": Dense(8)},
+        {"sampler": MotionGuided(5)},
+        {"flip_probability": 0.0},
+        {"num_operations": 2},
+    ]
+    for sample in range(20):
+        box = draw(sample=sample, train_crop=train_crop).box(340, 256)
+        for other in others:
+            assert draw(sample=sample, train_crop=train_crop, **other).box(340, 256) == box
+
+
+@pytest.mark.parametrize("train_crop", ["multi_scale", "random_resized"])
+def test_crops_are_not_related_to_targets(train_crop: str) -> None:
+    """Correlation of 2000 pairs of numbers: standard deviation 0.022. Drawn from one stream it would be 0.7 and more."""
+    drawn = [draw(sample=sample, train_crop=train_crop) for sample in range(2000)]
+    strata = np.array([[*(d.targets * 8 - np.arange(8)), d.flip] for d in drawn])
+    boxes = np.array([d.box(340, 256) for d in drawn], float)
+    aspects = np.log(boxes[:, 2] / boxes[:, 3])
+    areas = boxes[:, 2] * boxes[:, 3]
+    related = np.corrcoef(np.column_stack([strata, boxes, aspects, areas]), rowvar=False)[:9, 9:]
+    assert np.abs(related).max() < 0.1
+
+
 def test_operations_are_drawn_after_the_rest() -> None:
     everything = [(seed, epoch, sample) for seed in range(4) for epoch in range(4) for sample in range(4)]
     drawn = {key: draw(*key, num_operations=3).operations for key in everything}
@@ -349,6 +383,19 @@ def test_load_clip(videos: dict[str, Path], name: str, sampler: Sampler, trainin
     assert frames.tolist() == restated_picks(videos[name], draws.targets, sampler).tolist()
     x, y, width, height = draws.box(96, 64)
     np.testing.assert_array_equal(pixels, decode_all(videos[name])[frames, y : y + height, x : x + width])
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_known_curve_is_read_as_the_sampler_says(videos: dict[str, Path], sparse: bool) -> None:
+    motion = np.random.default_rng(3).random(NUM_FRAMES - 1).astype(np.float32) ** 6 + 0.01
+    draws = draw(num_segments=6, training=False)
+    found = set()
+    for mu, floor, pick in [(0.5, 0.0, "nearest"), (1.0, 0.0, "nearest"), (0.5, 0.0, "inverse"), (1.0, 0.3, "inverse")]:
+        sampler = MotionGuided(6, mu=mu, floor=floor, pick=pick)
+        clip = load_clip(VideoFile(videos["h264"], "v"), draws, sampler=sampler, motion=motion, sparse=sparse)
+        assert clip.frames.tolist() == picks_by_hand(motion, draws.targets, mu=mu, floor=floor, pick=pick)
+        found.add(tuple(clip.frames.tolist()))
+    assert len(found) == 4  # each of the parameters matters here
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS[:2], ids=str)

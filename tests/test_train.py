@@ -394,6 +394,24 @@ def test_keeps_the_checkpoints_of_the_last_epochs(tmp_path: Path, train_here: Ca
     assert train_here("--eval", str(out / "epoch-0002.ckpt")) == 0
 
 
+def test_the_best_epoch_is_the_one_with_the_highest_score(
+    tmp_path: Path, train_here: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.75, 0.25])
+    others = {"val/top5": 1.0, "val/mean_class": 0.1, "val/mean_recall": 0.1}
+    monkeypatch.setattr("train.tsm.validate", lambda *_, **__: {"val/top1": next(scores), **others})
+    out = tmp_path / "run"
+    assert train_here(*SMALL, "--epochs", "3", "--keep-checkpoints", "3", "--out", str(out)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "best val/top1 0.7500 (epoch 2)"
+    best, second, last = (
+        torch.load(out / f"{name}.ckpt", weights_only=True) for name in ("best", "epoch-0002", "last")
+    )
+    assert (best["loader"]["epoch"], last["loader"]["epoch"]) == (2, 3)
+    torch.testing.assert_close(best["model"], second["model"], rtol=0, atol=0)
+    for checkpoint in (best, last):
+        assert (checkpoint["best"]["epoch"], checkpoint["best"]["val/top1"]) == (2, 0.75)
+
+
 def test_trains_with_mixing_smoothing_and_accumulation(tmp_path: Path, train_here: Callable[..., int]) -> None:
     flags = ["--mixing", "cutmix", "--label-smoothing", "0.1", "--accumulate", "2", "--batch-size", "2"]
     assert train_here(*SMALL, *flags, "--epochs", "1", "--out", str(tmp_path / "run")) == 0
