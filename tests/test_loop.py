@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,6 +22,8 @@ from mgs_dali.lists.table import Clips
 from mgs_dali.loader import ClipBatch
 from mgs_dali.sampling import Uniform
 from mgs_dali.source import Plan
+from train.build import start_fabric, stop_fabric
+from train.command_line import Options
 from train.consensus import Consensus, Step
 from train.loop import Run, Stopwatch, clip_losses, loss_targets, train_epoch, validate
 from train.mixing import draw_mixes
@@ -88,13 +94,26 @@ RECIPE = Recipe(batch_size=2, lr=0.1, epochs=2, lr_batch=None, lr_steps=(1,))
 fabric = Fabric(accelerator="cpu", devices=1)
 
 
-def make_run(recipe: Recipe, *, training: bool = True, broken: tuple[int, ...] = (), clips: Clips | None = None) -> Run:
-    """A linear model: it has no batch norms, so that a batch's clips do not see each other."""
+def linear_network() -> nn.Sequential:
+    """It has no batch norms, so that a batch's clips do not see each other."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * SIDE * SIDE, NUM_CLASSES))
+    return nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * SIDE * SIDE, NUM_CLASSES))
+
+
+def make_run(
+    recipe: Recipe,
+    *,
+    training: bool = True,
+    broken: tuple[int, ...] = (),
+    clips: Clips | None = None,
+    network: nn.Module | None = None,
+    fabric: Fabric = fabric,
+) -> Run:
+    network = network or linear_network()
     groups = [{"params": [*network.parameters()], "lr": recipe.lr, "initial_lr": recipe.lr}]
     model, optimizer = fabric.setup(network, torch.optim.SGD(groups, momentum=0.9))
-    plan = Plan(clips or make_clips(), Uniform(2), recipe.batch_size, training, SIDE, seed=recipe.seed)
+    share = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    plan = Plan(clips or make_clips(), Uniform(2), recipe.batch_size, training, SIDE, seed=recipe.seed, **share)
     loader = NumberLoader(plan, broken=broken)
     return Run(network, model, optimizer, loader, loader.state_dict(), torch.zeros(2, dtype=torch.float64))
 
@@ -156,14 +175,14 @@ def test_an_epoch_equals_plain_pytorch(grad_clip: float | None) -> None:
 def test_dropout_is_another_one_in_each_step_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def kept(rank: int, seed: int = 0) -> list[tuple[bool, ...]]:
         """What dropout keeps of the first clip of each step."""
-        monkeypatch.setattr(Fabric, "global_rank", property(lambda _: rank))
         recipe = replace(RECIPE, seed=seed)
-        run = make_run(recipe)
-        assert isinstance(run.network, nn.Sequential)
-        found = []
-        run.network[0] = nn.Sequential(run.network[0], dropout := nn.Dropout(0.5))
+        network, found = linear_network(), []
+        network.insert(1, dropout := nn.Dropout(0.5))
         dropout.register_forward_hook(lambda _module, _clips, out: found.append(tuple((out[0] != 0).tolist())))
+        run = make_run(recipe, network=network)
+        monkeypatch.setattr(Fabric, "global_rank", property(lambda _: rank))
         train(run, recipe, num_epochs=2)
+        monkeypatch.undo()
         return found
 
     first = kept(0)
@@ -322,6 +341,101 @@ def test_sigterm_stops_a_validation() -> None:
     run = make_run(RECIPE, training=False)
     with pytest.raises(Stopped):
         validate(fabric, run.model, run.loader, stop=StopRequest(made=True))
+
+
+# --- two processes --------------------------------------------------------------------------------------------------
+
+SHARED = replace(RECIPE, batch_size=4, epochs=2, grad_clip=None, precision="32-true")
+"""Steps of eight clips in two processes; of the three in an epoch's second step the second process has none."""
+
+
+def normalising_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(2 * 3 * SIDE * SIDE, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, NUM_CLASSES)
+    )
+
+
+def one_of_two(rank: int, port: int, folder: Path) -> None:
+    """What the first or second of two processes does: train, validate, and write down what came of it."""
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({name: str(value) for name, value in (ranks | meeting).items()})
+    torch.set_num_threads(1)
+    fabric = start_fabric(Options(device="cpu"), SHARED)
+    run = make_run(SHARED, network=normalising_network(), fabric=fabric)
+    losses = []
+    for _ in range(2):
+        losses.append(train_epoch(fabric, run, recipe=SHARED, stop=StopRequest(), save=never)[0])
+        run.finish_epoch()
+    trained = {name: value.clone() for name, value in run.network.state_dict().items()}
+    plan = replace(run.loader.plan, training=False)
+    values = validate(fabric, run.model, NumberLoader(plan))
+    found = {"losses": losses, "trained": trained, "validated": run.network.state_dict(), "values": values}
+    torch.save(found, folder / f"{rank}.pt")
+    stop_fabric(fabric)
+
+
+START_TWO = """
+import sys, torch
+from pathlib import Path
+from test_loop import one_of_two
+
+# Forked: importing takes longer than all of the rest.
+arguments = (int(sys.argv[1]), Path(sys.argv[2]))
+torch.multiprocessing.start_processes(one_of_two, arguments, nprocs=2, start_method="fork")
+"""
+
+
+def test_two_processes_step_as_plain_pytorch_and_share_statistics(tmp_path: Path) -> None:
+    """Plain PyTorch in this process: two copies of the network see a half each, and one of them has the parameters."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    paths = {"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parent.parent}", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", START_TWO, str(port), str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, **paths}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+    copies = [normalising_network() for _ in range(2)]
+    optimizer = torch.optim.SGD(copies[0].parameters(), lr=SHARED.lr, momentum=0.9)
+    plan = Plan(make_clips(), Uniform(2), 8, True, SIDE, seed=SHARED.seed)
+    loader, sums = NumberLoader(plan), []
+    for _ in range(2):
+        losses: list[float] = []
+        for step, batch in enumerate(loader):
+            copies[1].load_state_dict(copies[0].state_dict() | dict(copies[1].named_buffers()))
+            optimizer.zero_grad()
+            copies[1].zero_grad()
+            halves = [
+                nn.CrossEntropyLoss(reduction="none")(copy(clips), labels)[valid]
+                for copy, clips, labels, valid in zip(
+                    copies, batch.clips.split(4), batch.labels.split(4), batch.valid.split(4), strict=True
+                )
+            ]
+            assert [len(half) for half in halves] == ([4, 4] if step == 0 else [3, 0])
+            losses += torch.cat(halves).tolist()
+            torch.cat(halves).mean().backward()
+            for parameter, other in zip(copies[0].parameters(), copies[1].parameters(), strict=True):
+                assert parameter.grad is not None
+                if other.grad is not None:
+                    parameter.grad += other.grad
+            for group in optimizer.param_groups:
+                group["lr"] = SHARED.lr * SHARED.lr_factor(len(sums) + step / 2)
+            optimizer.step()
+        sums.append(np.mean(losses))
+    copies[1].load_state_dict(copies[0].state_dict() | dict(copies[1].named_buffers()))
+    first, second = (copy.state_dict() for copy in copies)
+    assert not torch.allclose(first["2.running_mean"], second["2.running_mean"], atol=0.01)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+    close(found[0]["trained"], first)
+    close(found[1]["trained"], second)  # statistics of its own
+    for process in found:
+        assert process["losses"] == pytest.approx(sums, rel=1e-5)
+        close(process["validated"], first)
+        clips = torch.stack([loader.clip(sample) for sample in range(NUM_CLIPS)])
+        right = copies[0].eval()(clips).argmax(1).numpy() == make_clips().labels
+        assert process["values"]["val/top1"] == pytest.approx(right.mean())
 
 
 # --- validation -----------------------------------------------------------------------------------------------------
