@@ -188,7 +188,7 @@ def test_random_resized_crops_are_drawn_like_the_others() -> None:
 
 @pytest.mark.parametrize(("train_crop", "least"), [("multi_scale", 180), ("random_resized", 195)])
 def test_another_epoch_gives_another_crop(train_crop: str, least: int) -> None:
-    """Of 200 samples; of the 130 crops of multi_scale, some of which are the same box, about one in fifty comes again."""
+    """Of 200 samples; a crop of multi_scale, which has 130, comes again about once in a hundred."""
     boxes = [[draw(0, epoch, sample, train_crop=train_crop).box(340, 256) for sample in range(200)] for epoch in (0, 1)]
     assert sum(one != other for one, other in zip(*boxes, strict=True)) > least
 
@@ -210,7 +210,7 @@ def test_crops_do_not_depend_on_what_else_is_drawn(train_crop: str) -> None:
 
 @pytest.mark.parametrize("train_crop", ["multi_scale", "random_resized"])
 def test_crops_are_not_related_to_targets(train_crop: str) -> None:
-    """Correlation of 2000 pairs of numbers: standard deviation 0.022. Drawn from one stream it would be 0.7 and more."""
+    """Correlation of 2000 pairs of numbers: standard deviation 0.022. From one stream it would be 0.7 and more."""
     drawn = [draw(sample=sample, train_crop=train_crop) for sample in range(2000)]
     strata = np.array([[*(d.targets * 8 - np.arange(8)), d.flip] for d in drawn])
     boxes = np.array([d.box(340, 256) for d in drawn], float)
