@@ -220,7 +220,8 @@ def picks_by_hand(
     weights = weights + floor * weights.mean()
     ends = weights.cumsum() / weights.sum()
     if pick == "nearest":  # the first of the gaps that end nearest to the target
-        return [min(range(len(ends)), key=lambda gap, target=target: abs(ends[gap] - target)) for target in targets]
+        distances = [np.abs(ends - target).tolist() for target in targets]
+        return [of_target.index(min(of_target)) for of_target in distances]
     # the curve of the shares, read backwards and rounded to a frame
     shares = np.concatenate([[0], ends])
     return [int(np.interp(target, shares, np.arange(len(shares))) + 0.5) for target in targets]

@@ -112,8 +112,16 @@ def make_run(
     network = network or linear_network()
     groups = [{"params": [*network.parameters()], "lr": recipe.lr, "initial_lr": recipe.lr}]
     model, optimizer = fabric.setup(network, torch.optim.SGD(groups, momentum=0.9))
-    share = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-    plan = Plan(clips or make_clips(), Uniform(2), recipe.batch_size, training, SIDE, seed=recipe.seed, **share)
+    plan = Plan(
+        clips or make_clips(),
+        Uniform(2),
+        recipe.batch_size,
+        training,
+        SIDE,
+        seed=recipe.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
     loader = NumberLoader(plan, broken=broken)
     return Run(network, model, optimizer, loader, loader.state_dict(), torch.zeros(2, dtype=torch.float64))
 
@@ -400,7 +408,8 @@ def test_two_processes_step_as_plain_pytorch_and_share_statistics(tmp_path: Path
     copies = [normalising_network() for _ in range(2)]
     optimizer = torch.optim.SGD(copies[0].parameters(), lr=SHARED.lr, momentum=0.9)
     plan = Plan(make_clips(), Uniform(2), 8, True, SIDE, seed=SHARED.seed)
-    loader, sums = NumberLoader(plan), []
+    loader = NumberLoader(plan)
+    means: list[float] = []
     for _ in range(2):
         losses: list[float] = []
         for step, batch in enumerate(loader):
@@ -421,9 +430,9 @@ def test_two_processes_step_as_plain_pytorch_and_share_statistics(tmp_path: Path
                 if other.grad is not None:
                     parameter.grad += other.grad
             for group in optimizer.param_groups:
-                group["lr"] = SHARED.lr * SHARED.lr_factor(len(sums) + step / 2)
+                group["lr"] = SHARED.lr * SHARED.lr_factor(len(means) + step / 2)
             optimizer.step()
-        sums.append(np.mean(losses))
+        means.append(float(np.mean(losses)))
     copies[1].load_state_dict(copies[0].state_dict() | dict(copies[1].named_buffers()))
     first, second = (copy.state_dict() for copy in copies)
     assert not torch.allclose(first["2.running_mean"], second["2.running_mean"], atol=0.01)
@@ -431,7 +440,7 @@ def test_two_processes_step_as_plain_pytorch_and_share_statistics(tmp_path: Path
     close(found[0]["trained"], first)
     close(found[1]["trained"], second)  # statistics of its own
     for process in found:
-        assert process["losses"] == pytest.approx(sums, rel=1e-5)
+        assert process["losses"] == pytest.approx(means, rel=1e-5)
         close(process["validated"], first)
         clips = torch.stack([loader.clip(sample) for sample in range(NUM_CLIPS)])
         right = copies[0].eval()(clips).argmax(1).numpy() == make_clips().labels
