@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from mgs_dali import ClipLoader, MotionGuided, MotionIndex, index_videos, read_annotations
-from mgs_dali.videos import Reading
+from mgs_dali.decode.reading import Reading
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgs_dali import ClipLoader, Clips, Uniform, read_annotations
-from mgs_dali.video_file import VideoFile
+from mgs_dali.video.file import VideoFile
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .index.store import MotionIndex
     from .lists.read import read_annotations
     from .lists.table import Clips
-    from .loader import ClipBatch, ClipLoader
+    from .load.loader import ClipBatch, ClipLoader
     from .sampling import Dense, MotionGuided, Uniform
-    from .video_file import open_video
-    from .views import Views
+    from .video.file import open_video
+    from .views.protocols import Views
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,17 +36,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ClipBatch": "loader",
-    "ClipLoader": "loader",
+    "ClipBatch": "load.loader",
+    "ClipLoader": "load.loader",
     "Clips": "lists.table",
     "Dense": "sampling",
     "MotionGuided": "sampling",
     "MotionIndex": "index.store",
     "MotionRecorder": "index.recorder",
     "Uniform": "sampling",
-    "Views": "views",
+    "Views": "views.protocols",
     "index_videos": "index.indexing",
-    "open_video": "video_file",
+    "open_video": "video.file",
     "read_annotations": "lists.read",
 }
 

@@ -20,7 +20,7 @@ from .index.store import MotionIndex
 from .lists.hmdb51 import write_hmdb51_lists
 from .lists.read import read_annotations
 from .lists.table import Clips
-from .motion import MEASURES
+from .motion.measure import MEASURES
 from .sampling import MotionGuided
 
 __all__ = ["main"]

@@ -23,7 +23,16 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from .driver import Driver, find_driver, trouble
-from .machine import Room, cpu_quota, default_num_workers, memory, mib, more_shared_memory, needed_bytes, shared_memory
+from .machine import (
+    Room,
+    cpu_quota,
+    default_num_workers,
+    memory,
+    mib,
+    more_shared_memory,
+    needed_bytes,
+    shared_memory,
+)
 
 __all__ = ["Line", "main"]
 
@@ -152,7 +161,7 @@ def _version(distribution: str) -> str | None:
 
 def _pyav_problem() -> str:
     try:
-        from . import pyav  # noqa: F401, PLC0415  (needs PyAV)
+        from .decode import pyav  # noqa: F401, PLC0415  (needs PyAV)
     except ImportError as error:
         return " ".join(str(error).split())
     return ""
@@ -379,7 +388,7 @@ def examine(*, quick: bool, root: Path = Path("/"), run_folder: Path = Path("run
 
 def prove_decoding(*, device: str, timeout_s: float = 60.0) -> list[Line]:
     """One line a codec: whether the bundled clip of it comes back right on each route."""
-    from .proof import prove  # noqa: PLC0415  (not for what --quick says)
+    from .load.proof import prove  # noqa: PLC0415  (not for what --quick says)
 
     lines = []
     proofs = prove(device=device, timeout_s=timeout_s)
@@ -473,7 +482,7 @@ def _run(given: argparse.Namespace) -> int:
     trial = None
     if given.list is not None and not red & _NEEDED_TO_DECODE:
         from .lists.read import read_annotations  # noqa: PLC0415  (as above)
-        from .trial import try_clips  # noqa: PLC0415
+        from .load.trial import try_clips  # noqa: PLC0415
 
         try:
             clips = read_annotations(given.list, root=given.root, template=given.template)

@@ -151,7 +151,7 @@ def _why_not_loaded(library: str) -> str:
 
 def _codecs() -> list[str] | None:
     try:
-        from .nvdec import ask_driver, limits_of  # noqa: PLC0415  (needs PyAV)
+        from .load.nvdec import ask_driver, limits_of  # noqa: PLC0415  (needs PyAV)
     except ImportError:  # of PyAV or NumPy, which is another line of the doctor's
         return None
     try:

@@ -30,9 +30,9 @@ except ImportError as error:
     ) from error
 
 from .libraries import load_cuda_libraries
-from .motion import WORKING_SIDE_PIXELS
-from .rand_augment import MAX_STRENGTH, OPERATIONS, RandAugment
+from .motion.pixel import WORKING_SIDE_PIXELS
 from .sampling import MotionGuided
+from .views.rand_augment import MAX_STRENGTH, OPERATIONS, RandAugment
 
 __all__ = [
     "GPU_DECODER_BIAS",
@@ -68,7 +68,7 @@ chroma, where it is 128 (DALI 2.4.0, color_space.cu; half a level of both chroma
 
 def decode_video(encoded: DataNode, *, device: str = "mixed") -> DataNode:
     """Decode whole videos. DALI takes every picture of a file for a frame, also hidden ones and those that an edit list
-    leaves out; :func:`mgs_dali.cut.cut` makes copies that hold frames alone.
+    leaves out; :func:`mgs_dali.decode.cut.cut` makes copies that hold frames alone.
 
     Args:
         encoded: (bytes,) uint8 on the CPU, a whole file a sample.
@@ -127,7 +127,7 @@ def decode_picture(encoded: DataNode, crop: DataNode, *, device: str = "mixed") 
 
 
 def motion_curve(video: DataNode) -> DataNode:
-    """How much each frame of a video moves: the measure ``pixel`` of :class:`mgs_dali.motion.MotionMeter`.
+    """How much each frame of a video moves: the measure ``pixel`` of :class:`mgs_dali.motion.pixel.MotionMeter`.
 
     Args:
         video: (F, H, W, 3) uint8 RGB, on the CPU or the GPU.
@@ -287,7 +287,7 @@ def turn_upright(clip: DataNode, turn: DataNode) -> DataNode:
     Args:
         clip: (T, H, W, 3), layout FHWC, on the CPU or the GPU.
         turn: (3,) int32 on the CPU: 1 to transpose, to mirror left and right, to flip top and bottom, in this order, as
-            :class:`mgs_dali.containers.Turn` has it.
+            :class:`mgs_dali.decode.containers.Turn` has it.
 
     Returns:
         (T, H, W, 3) or (T, W, H, 3) on the clip's device.
@@ -304,7 +304,7 @@ def correct_colours(clip: DataNode, colours: DataNode, *, bias: Sequence[float] 
 
     Args:
         clip: (T, H, W, 3) uint8 RGB, on the CPU or the GPU.
-        colours: (3, 3) float32 on the CPU, from :func:`mgs_dali.colours.colour_correction`. The unit matrix does
+        colours: (3, 3) float32 on the CPU, from :func:`mgs_dali.decode.colours.colour_correction`. The unit matrix does
             nothing, and costs nothing.
         bias: of red, green and blue in grey levels, that the clip has and keeps.
 
@@ -331,7 +331,7 @@ def rand_augment(clip: DataNode, operations: DataNode, randomly: RandAugment, *,
 
     Args:
         clip: (T, size, size, 3) uint8, layout FHWC, on the CPU or the GPU.
-        operations: (num_operations, 2) int32 on the CPU, from :func:`mgs_dali.rand_augment.draw_operations`.
+        operations: (num_operations, 2) int32 on the CPU, from :func:`mgs_dali.views.rand_augment.draw_operations`.
         randomly: how many operations, and how strong.
         size: side of the frames in pixels: translations go up to 100/224 of it.
 

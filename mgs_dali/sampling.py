@@ -78,7 +78,7 @@ class MotionGuided:
         pick: ``"nearest"`` (the released code) or ``"inverse"`` (can reach the last frame).
         measure: how a loader without a motion index measures the motion: ``"pixel"``, which decodes the whole video,
             ``"packet"``, the sizes of its compressed frames, for which nothing is decoded, or a measure of your own for
-            which nothing is decoded either (:class:`mgs_dali.motion.Measure`).
+            which nothing is decoded either (:class:`mgs_dali.motion.measure.Measure`).
     """
 
     num_segments: int = 8

@@ -29,11 +29,12 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from mgs_dali.decode.pyav import open_input
 from mgs_dali.lists.table import Clips
-from mgs_dali.pyav import open_input
+from mgs_dali.load.clip import load_sample
+from mgs_dali.load.plan import Plan
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
-from mgs_dali.source import Plan, load_sample
-from mgs_dali.views import Views
+from mgs_dali.views.protocols import Views
 
 WIDTH, HEIGHT, NUM_FRAMES, GOP = 128, 96, 40, 12
 RATE = 25
@@ -2006,7 +2007,7 @@ def deliver_batch(hards: Sequence[Hard], sampler: Sampler, *, route: str) -> lis
 
         loader = CpuLoader(Plan(clips, **options), num_workers=0)
     else:
-        from mgs_dali.loader import ClipLoader
+        from mgs_dali.load.loader import ClipLoader
 
         loader = ClipLoader(clips, route=route, device="cpu", num_workers=1, **options)
     mean, std = (np.array(values) * 255 for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

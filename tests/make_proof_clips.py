@@ -1,4 +1,4 @@
-"""Make the clips of mgs_dali/proof_clips, of which every frame shows its own number: what mgs_dali/proof.py decodes.
+"""Make the clips of mgs_dali/proof_clips, of which every frame shows its own number, for mgs_dali/load/proof.py.
 
     python tests/make_proof_clips.py [FOLDER]
 
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hard_videos import AV1, VP8, VP9_HIDDEN, write, write_av1, x264, x265
 
-from mgs_dali.proof import CLIPS, NUM_FRAMES, SIDE, bars_of, clip_file
+from mgs_dali.load.proof import CLIPS, NUM_FRAMES, SIDE, bars_of, clip_file
 
 YELLOW, BLUE = (215, 195, 40), (40, 50, 190)
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -35,8 +35,8 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def picture(number: int, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) uint8 RGB: the bars of :func:`mgs_dali.proof.bars_of`, yellow above and blue below, or the
-    other way round."""
+    """(height, width, 3) uint8 RGB: the bars of :func:`mgs_dali.load.proof.bars_of`, yellow above and blue below, or
+    the other way round."""
     image = np.empty((height, width, 3), np.uint8)
     bars = bars_of(number)
     for place, bar in enumerate(bars):

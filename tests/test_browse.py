@@ -26,7 +26,7 @@ from mgs_dali.look import browse
 from mgs_dali.look.browse import most_different, note_of_short, page_row, page_selection, write_page
 from mgs_dali.look.choices import both_picks, pick_difference
 from mgs_dali.sampling import MotionGuided
-from mgs_dali.video_file import VideoFile
+from mgs_dali.video.file import VideoFile
 
 
 @pytest.fixture(scope="module")

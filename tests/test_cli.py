@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from conftest import encode, moving_disc
 
-from mgs_dali import cli, plot
+from mgs_dali import cli
 from mgs_dali.cli import main
 from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.read import read_annotations
+from mgs_dali.look import choices, plot
 from mgs_dali.sampling import MotionGuided
 
 
@@ -69,7 +70,7 @@ def test_plot_prints_the_frames_and_writes_the_picture(
 def test_plot_passes_its_options_on(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
 
-    def remember(video: Path, out: Path, *, sampler: object) -> plot.Choice:
+    def remember(video: Path, out: Path, *, sampler: object) -> choices.Choice:
         seen.update(video=video, out=out, sampler=sampler)
         raise ValueError("enough")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mgs_dali.colours import MATRICES, ColourMatrix, colour_correction, colour_matrix, rgb_of_ycbcr
+from mgs_dali.decode.colours import MATRICES, ColourMatrix, colour_correction, colour_matrix, rgb_of_ycbcr
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from conftest import moving_disc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgs_dali.containers import UPRIGHT, Facts, Turn, read_facts, turn_of_matrix
+from mgs_dali.decode.containers import UPRIGHT, Facts, Turn, read_facts, turn_of_matrix
 
 ONE = 1 << 16
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}

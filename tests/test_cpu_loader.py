@@ -18,11 +18,11 @@ import torch
 from conftest import clip_table, decode_all, encode, moving_disc
 
 from mgs_dali.lists.table import Clips
-from mgs_dali.loader import ClipBatch
+from mgs_dali.load.loader import ClipBatch
+from mgs_dali.load.plan import Plan
+from mgs_dali.load.workers import WorkersEnded
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
-from mgs_dali.source import Plan
-from mgs_dali.views import Views
-from mgs_dali.workers import WorkersEnded
+from mgs_dali.views.protocols import Views
 from train.cpu_loader import CpuLoader
 
 NUM_FRAMES = 12
@@ -223,7 +223,7 @@ def test_views_and_crops_are_those_of_the_dali_loader(
     dali_videos: Clips, sampler: MotionGuided | Uniform | Dense, changes: dict[str, Any]
 ) -> None:
     pytest.importorskip("nvidia.dali")
-    from mgs_dali.loader import ClipLoader
+    from mgs_dali.load.loader import ClipLoader
 
     usual: dict[str, Any] = {"sampler": sampler, "batch_size": 4, "size": 32, "seed": 3, **changes}
     with (
@@ -263,7 +263,7 @@ def test_says_what_it_is(load: Callable[..., CpuLoader]) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_gives_what_the_dali_loader_gives(dali_videos: Clips, sampler: MotionGuided | Uniform, training: bool) -> None:
     pytest.importorskip("nvidia.dali")
-    from mgs_dali.loader import ClipLoader
+    from mgs_dali.load.loader import ClipLoader
 
     usual: dict[str, Any] = {
         "sampler": sampler, "batch_size": 4, "training": training, "size": 32, "seed": 3,

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgs_dali.crops import Box, centre_crop, multi_scale_crop, random_resized_crop, short_side, ten_crop, three_crop
+from mgs_dali.views.crops import (
+    Box,
+    centre_crop,
+    multi_scale_crop,
+    random_resized_crop,
+    short_side,
+    ten_crop,
+    three_crop,
+)
 
 lengths = st.integers(1, 4000)
 seeds = st.integers(0, 2**32)

@@ -16,7 +16,7 @@ from conftest import VP9_ALTREF, hide_frames, leave_out
 from dali_decoder import HEIGHT, WIDTH, decoded, number_of, numbered, play, shown
 from test_sparse import LAYERS, OPEN, copy, x264, x265
 
-from mgs_dali.cut import cut
+from mgs_dali.decode.cut import cut
 
 NUM_FRAMES = 90
 

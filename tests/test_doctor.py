@@ -336,7 +336,7 @@ def test_a_list_is_tried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
     """Which of two routes is faster is decided here: the graph's, by far."""
-    trial = pytest.importorskip("mgs_dali.trial")
+    trial = pytest.importorskip("mgs_dali.load.trial")
     pytest.importorskip("torch")
     pytest.importorskip("nvidia.dali")
     write(tmp_path / "a.webm", "libvpx-vp9", range(12), size=(64, 64))

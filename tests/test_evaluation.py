@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from lightning.fabric import Fabric
 from torch import nn
 
-from mgs_dali.loader import ClipBatch
-from mgs_dali.source import batch_samples
+from mgs_dali.load.loader import ClipBatch
+from mgs_dali.load.plan import batch_samples
 from train import evaluate
 from train.evaluation import (
     ClipScores,

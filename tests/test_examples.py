@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mgs_dali.decode.frames import decode_file
 from mgs_dali.lists.table import Clips
 from mgs_dali.sampling import segment_targets, uniform_frames
-from mgs_dali.video import decode_file
 
 pytest.importorskip("nvidia.dali")
 pytest.importorskip("torch")

@@ -22,15 +22,16 @@ from conftest import clip_table, encode, moving_disc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgs_dali import loader as loader_module
-from mgs_dali import nvdec, routes
+from mgs_dali.decode.packets import Scan
 from mgs_dali.lists.table import Clips
-from mgs_dali.loader import ClipLoader
-from mgs_dali.nvdec import Limits
-from mgs_dali.packets import Scan
-from mgs_dali.routes import InGraph, choose_route, num_parts_for
+from mgs_dali.load import loader as loader_module
+from mgs_dali.load import nvdec, routes
+from mgs_dali.load.loader import ClipLoader
+from mgs_dali.load.nvdec import Limits
+from mgs_dali.load.plan import Plan
+from mgs_dali.load.routes import InGraph, choose_route, num_parts_for
+from mgs_dali.load.sources import graph_bytes, part_of
 from mgs_dali.sampling import MotionGuided, Uniform
-from mgs_dali.source import Plan, graph_bytes, part_of
 
 SIZE = 32
 H264 = "codec h264 is not decoded without a GPU (decoded: mjpeg, vp8, vp9)"
@@ -471,7 +472,7 @@ def test_nothing_of_cuda_is_loaded_on_a_machine_without_it(mixed: Clips, tmp_pat
     script, list_file = tmp_path / "script.py", mixed.root / "one.txt"
     script.write_text(CUDA_FREE)
     list_file.write_text("0.webm 0\n")
-    path = os.pathsep.join([str(Path(loader_module.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(loader_module.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
         [sys.executable, str(script), str(list_file)],
         env=os.environ | {"PYTHONPATH": path},

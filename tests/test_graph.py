@@ -16,10 +16,10 @@ from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from PIL import Image
 
 from mgs_dali import graph
-from mgs_dali.motion import pixel_motion
-from mgs_dali.rand_augment import OPERATIONS, RandAugment, as_rand_augment, draw_operations
+from mgs_dali.decode.frames import decode_file
+from mgs_dali.motion.pixel import pixel_motion
 from mgs_dali.sampling import motion_guided_frames, segment_targets, uniform_frames
-from mgs_dali.video import decode_file
+from mgs_dali.views.rand_augment import OPERATIONS, RandAugment, as_rand_augment, draw_operations
 
 Arrays = Sequence[np.ndarray]
 

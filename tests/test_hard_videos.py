@@ -28,10 +28,10 @@ from hard_videos import (
     strict_complaint,
 )
 
+from mgs_dali.decode.packets import scan
 from mgs_dali.index.measuring import measure_video
-from mgs_dali.packets import scan
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
-from mgs_dali.video_file import VideoFile
+from mgs_dali.video.file import VideoFile
 
 SAMPLERS: list[Sampler] = [Uniform(8), Dense(6, span_frames=18)]
 GUIDED = MotionGuided(8)

@@ -21,7 +21,7 @@ from test_sparse import made as made
 from mgs_dali.decode.headers import Part, reader_for, split
 from mgs_dali.decode.headers.mpeg12 import has_hole
 from mgs_dali.decode.headers.reader import Change, Damage, Doubt, Reader
-from mgs_dali.nvdec import picture_kind
+from mgs_dali.load.nvdec import picture_kind
 
 
 class Stream(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,17 +13,39 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NEITHER = [
-    "crops",
+    "decode.cut",
+    "decode.frames",
+    "decode.packets",
+    "index.indexing",
     "lists.read",
-    "motion",
-    "packets",
-    "rand_augment",
+    "load.clip",
+    "load.plan",
+    "load.sources",
+    "motion.measure",
     "sampling",
-    "source",
-    "video",
-    "video_file",
-    "views",
+    "video.file",
+    "views.crops",
+    "views.protocols",
+    "views.rand_augment",
 ]
+
+ORDER = [
+    "files generator libraries machine",
+    "sampling",
+    "views",
+    "decode",
+    "motion",
+    "video",
+    "lists",
+    "index",
+    "graph",
+    "load",
+    "look demo mmaction2 driver",
+    "doctor",
+    "cli",
+    "__main__",
+]
+"""The rooms of the package, from below: each uses only those before it, and within a line none another."""
 
 BLOCK = """
 import sys
@@ -70,8 +94,9 @@ def test_modules_that_need_neither(name: str) -> None:
 
 @pytest.mark.parametrize("blocked", [("torch", "torchvision", "lightning"), ("nvidia",), ("torch", "nvidia")], ids=str)
 def test_modules_that_are_imported_without_torch_and_dali(blocked: tuple[str, ...]) -> None:
-    others = ["graph", "pipelines", "loader", *(["look"] if find_spec("matplotlib") is None else [])]
-    names = [name for name in submodules() if name.partition(".")[0] not in others]
+    others = ["graph", "load.pipelines", "load.loader", "load.routes"]
+    without = "look" if find_spec("matplotlib") is None else ""
+    names = [name for name in submodules() if name not in others and name.partition(".")[0] != without]
     assert set(NEITHER) < set(names)
     run("".join(f"import mgs_dali.{name}\n" for name in names), blocked=blocked)
 
@@ -94,7 +119,7 @@ def test_public_names_are_all_there() -> None:
     assert run(program).strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["graph", "pipelines"])
+@pytest.mark.parametrize("name", ["graph", "load.pipelines"])
 def test_dali_that_is_not_installed(name: str) -> None:
     program = f"""
 try:
@@ -132,4 +157,47 @@ except ModuleNotFoundError as error:
 
 
 def test_pipelines_need_no_torch() -> None:
-    run("import mgs_dali.pipelines\nassert 'torch' not in sys.modules", blocked=("torch", "torchvision"))
+    run("import mgs_dali.load.pipelines\nassert 'torch' not in sys.modules", blocked=("torch", "torchvision"))
+
+
+def imports_of(file: Path) -> set[str]:
+    """The modules of the package that a file imports anywhere, as "load.plan"."""
+    package = ROOT / "mgs_dali"
+    here = file.relative_to(package).with_suffix("").parts[:-1]
+    modules, found = set(submodules()), set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.ImportFrom) or (
+            node.level == 0 and (node.module or "").split(".")[0] != "mgs_dali"
+        ):
+            continue
+        base = list(here[: len(here) - node.level + 1]) if node.level else []
+        path = [*base, *[part for part in (node.module or "").split(".") if part and part != "mgs_dali"]]
+        for alias in node.names:
+            full = ".".join([*path, alias.name])
+            found.add(full if full in modules else ".".join(path))
+    return found - {""}
+
+
+def test_no_import_runs_back_up_and_none_goes_in_circles() -> None:
+    package = ROOT / "mgs_dali"
+    level = {room: place for place, line in enumerate(ORDER) for room in line.split()}
+    files = [file for file in package.rglob("*.py") if file != package / "__init__.py"]
+    below: dict[str, set[str]] = {}
+    for file in files:
+        name = ".".join(file.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
+        room = name.partition(".")[0]
+        below[name] = imports_of(file)
+        for other in below[name]:
+            other_room = other.partition(".")[0]
+            assert other_room == room or level[other_room] < level[room], f"{name} imports {other}"
+    assert {name.partition(".")[0] for name in below} == set(level)
+    while below:
+        free = [name for name, others in below.items() if not others & (below.keys() - {name})]
+        assert free, f"in circles: {below}"
+        for name in free:
+            del below[name]
+
+
+def test_nothing_of_the_package_but_files_is_used_by_the_models() -> None:
+    for file in (ROOT / "models").glob("*.py"):
+        assert set(re.findall(r"(?m)^\s*(?:from|import) (mgs_dali[\w.]*)", file.read_text())) <= {"mgs_dali.files"}

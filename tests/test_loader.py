@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from conftest import MJPEG, clip_table, decode_all, encode, moving_disc, picks_by_hand, take_apart
 
-from mgs_dali.crops import centre_crop
 from mgs_dali.index.indexing import index_videos
 from mgs_dali.index.measuring import measure_video
 from mgs_dali.index.recorder import MotionRecorder
 from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.table import Clips
-from mgs_dali.rand_augment import OPERATIONS
+from mgs_dali.load.clip import load_clip
+from mgs_dali.load.plan import Plan
 from mgs_dali.sampling import (
     Dense,
     MotionGuided,
@@ -36,17 +36,18 @@ from mgs_dali.sampling import (
     segment_targets,
     uniform_frames,
 )
-from mgs_dali.source import Plan, load_clip
-from mgs_dali.video_file import VideoFile
-from mgs_dali.views import PROTOCOLS, Views
+from mgs_dali.video.file import VideoFile
+from mgs_dali.views.crops import centre_crop
+from mgs_dali.views.protocols import PROTOCOLS, Views
+from mgs_dali.views.rand_augment import OPERATIONS
 
 pytest.importorskip("torch")
 
 import torch
 
-from mgs_dali import loader as loader_module
-from mgs_dali.loader import ClipBatch, ClipLoader, Position, default_num_workers
-from mgs_dali.routes import InGraph, Setting
+from mgs_dali.load import loader as loader_module
+from mgs_dali.load.loader import ClipBatch, ClipLoader, Position, default_num_workers
+from mgs_dali.load.routes import InGraph, Setting
 from train.cpu_loader import CpuLoader
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
@@ -903,7 +904,7 @@ def test_sources_that_are_copied_do_not_touch_the_process(
     """Copies and pickles of a source in the parent are no worker: Ctrl-C must go on working, and so must nohup."""
     rest = """
     import copy, pickle, signal, threading
-    from mgs_dali.source import HostSource
+    from mgs_dali.load.sources import HostSource
     before = signal.getsignal(signal.SIGINT)
     copy.deepcopy(HostSource(loader.plan))
     pickle.loads(pickle.dumps(HostSource(loader.plan)))

@@ -19,9 +19,9 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from mgs_dali.lists.table import Clips
-from mgs_dali.loader import ClipBatch
+from mgs_dali.load.loader import ClipBatch
+from mgs_dali.load.plan import Plan
 from mgs_dali.sampling import Uniform
-from mgs_dali.source import Plan
 from train.build import start_fabric, stop_fabric
 from train.command_line import Options
 from train.consensus import Consensus, Step

@@ -12,19 +12,13 @@ import numpy as np
 import pytest
 from conftest import ACTION, NUM_FRAMES, decode_all, encode, kind, leave_out, moving_disc
 
+from mgs_dali.decode.frames import decode_file
+from mgs_dali.decode.packets import PacketTable, scan
 from mgs_dali.index.measuring import measure_video
-from mgs_dali.motion import (
-    Filters,
-    Pa,
-    load_filters,
-    pa_motion,
-    packet_keyframes,
-    packet_motion,
-    pixel_motion,
-    ssim_motion,
-)
-from mgs_dali.packets import PacketTable, scan
-from mgs_dali.video import decode_file
+from mgs_dali.motion.pa import Filters, Pa, load_filters, pa_motion
+from mgs_dali.motion.packet import packet_keyframes, packet_motion
+from mgs_dali.motion.pixel import pixel_motion
+from mgs_dali.motion.ssim import ssim_motion
 
 
 def still_part(curve: np.ndarray) -> np.ndarray:

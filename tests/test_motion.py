@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import ACTION, NUM_FRAMES, decode_all, encode, kind, moving_disc
 
-from mgs_dali.motion import MotionMeter, block_side, pixel_motion
+from mgs_dali.decode.frames import decode_file
+from mgs_dali.motion.pixel import MotionMeter, block_side, pixel_motion
 from mgs_dali.sampling import motion_guided_frames, segment_targets
-from mgs_dali.video import decode_file
 
 
 def curve_of(file: Path) -> np.ndarray:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import clip_table, encode, kind, moving_disc
 
+from mgs_dali.decode.frames import decode_file
 from mgs_dali.index import indexing, store
 from mgs_dali.index.indexing import Summary, index_videos
 from mgs_dali.index.measuring import Measured, measure_video
@@ -35,9 +36,9 @@ from mgs_dali.index.store import FORMAT_VERSION, MotionIndex
 from mgs_dali.lists.read import read_annotations
 from mgs_dali.lists.table import Clips
 from mgs_dali.lists.text import is_utf8
-from mgs_dali.motion import Filters, Pa, Pixel, pixel_motion
-from mgs_dali.video import decode_file
-from mgs_dali.video_file import VideoFile
+from mgs_dali.motion.pa import Filters, Pa
+from mgs_dali.motion.pixel import Pixel, pixel_motion
+from mgs_dali.video.file import VideoFile
 
 NUM_VIDEOS = 6
 

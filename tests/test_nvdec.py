@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
-from mgs_dali import nvdec
-from mgs_dali.nvdec import Limits, PictureKind, ask_driver, picture_kind, read_limits, refusal, refusal_without_gpu
-from mgs_dali.packets import Scan
+from mgs_dali.decode.packets import Scan
+from mgs_dali.load import nvdec
+from mgs_dali.load.nvdec import (
+    Limits,
+    PictureKind,
+    ask_driver,
+    picture_kind,
+    read_limits,
+    refusal,
+    refusal_without_gpu,
+)
 
 # The layout of CUVIDDECODECAPS in NVIDIA's cuviddec.h, counted by hand: C's 4-byte int and unsigned int, 2-byte short.
 OFFSETS = {

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import HEIGHT, NUM_FRAMES, WIDTH, decode_all, encode, leave_out, moving_disc
 
-from mgs_dali import packets
-from mgs_dali.packets import OpenVideo, open_video, scan
+from mgs_dali.decode import packets
+from mgs_dali.decode.packets import OpenVideo, open_video, scan
 
 FORMATS = {
     "h264": ("h264", "yuv420p"),

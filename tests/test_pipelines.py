@@ -12,12 +12,14 @@ from conftest import NUM_FRAMES, clip_table, decode_all, encode, kind, leave_out
 from nvidia.dali import types
 
 from mgs_dali.lists.table import Clips
-from mgs_dali.nvdec import refusal_without_gpu
-from mgs_dali.pipelines import decoded_clips, encoded_clips
+from mgs_dali.load.clip import load_clip
+from mgs_dali.load.nvdec import refusal_without_gpu
+from mgs_dali.load.pipelines import decoded_clips, encoded_clips
+from mgs_dali.load.plan import Plan
+from mgs_dali.load.sources import EncodedSource, HostSource
+from mgs_dali.load.workers import workers_follow
 from mgs_dali.sampling import MotionGuided, Uniform, uniform_frames
-from mgs_dali.source import EncodedSource, HostSource, Plan, load_clip
-from mgs_dali.video_file import VideoFile
-from mgs_dali.workers import workers_follow
+from mgs_dali.video.file import VideoFile
 
 SIZE = 32
 MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]

@@ -37,9 +37,9 @@ from mgs_dali.look.choices import (
 )
 from mgs_dali.look.plot import draw, plot_video
 from mgs_dali.look.sheet import draw_sheet, plot_sheet
-from mgs_dali.rawframes import FrameFolder
 from mgs_dali.sampling import MotionGuided
-from mgs_dali.video_file import VideoFile
+from mgs_dali.video.file import VideoFile
+from mgs_dali.video.folder import FrameFolder
 
 
 @pytest.fixture(scope="module")

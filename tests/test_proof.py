@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from make_proof_clips import picture
 
-from mgs_dali import proof
-from mgs_dali.cut import cut
-from mgs_dali.proof import CLIPS, NUM_FRAMES, ROUTES, SIDE, Proof, bars_of, clip_file, number_in, proved
+from mgs_dali.decode.cut import cut
+from mgs_dali.load import proof
+from mgs_dali.load.proof import CLIPS, NUM_FRAMES, ROUTES, SIDE, Proof, bars_of, clip_file, number_in, proved
 
 ROOT = Path(__file__).parents[1]
 
@@ -164,7 +164,7 @@ FILE = str(clip_file("vp9"))
 def test_errors_that_are_refusals(
     route: str, error: Exception, cause: Exception | None, is_refusal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loader = pytest.importorskip("mgs_dali.loader")
+    loader = pytest.importorskip("mgs_dali.load.loader")
     monkeypatch.setattr(Refusing, "error", error)
     monkeypatch.setattr(Refusing, "cause", cause)
     monkeypatch.setattr(loader, "ClipLoader", Refusing)
@@ -176,7 +176,7 @@ def test_errors_that_are_refusals(
 
 
 def test_a_detour_over_the_cpu_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    loader = pytest.importorskip("mgs_dali.loader")
+    loader = pytest.importorskip("mgs_dali.load.loader")
     monkeypatch.setattr(Refusing, "decoded_on_host", Counter({"it is too large": 2}))
     monkeypatch.setattr(loader, "ClipLoader", Refusing)
     outcome, text = proof._prove_one("vp9", route="gpu", device="cpu")
@@ -239,7 +239,7 @@ def test_a_child_that_stops_after_a_failure_is_followed_by_another() -> None:
 def test_an_error_ends_the_child_and_what_libraries_print_is_no_proof() -> None:
     program = """
 import os, sys
-from mgs_dali import proof
+from mgs_dali.load import proof
 def prove_one(codec, *, route, device):
     assert (route, device) == ("host", "cpu")
     print("a library")
@@ -290,7 +290,7 @@ sys.meta_path.insert(0, Blocker())
 
 @pytest.mark.parametrize("package", ["torch", "av"])
 def test_a_package_that_is_missing(package: str) -> None:
-    program = BLOCKED.format(blocked=[package]) + "runpy.run_module('mgs_dali.proof', run_name='__main__')"
+    program = BLOCKED.format(blocked=[package]) + "runpy.run_module('mgs_dali.load.proof', run_name='__main__')"
     command = (sys.executable, "-c", program)
     found = list(proved(device="cpu", routes=("host",), codecs=("h264", "vp9"), program=command, timeout_s=600))
     assert [one.outcome for one in found] == ["failed"] * 2
@@ -300,7 +300,7 @@ def test_a_package_that_is_missing(package: str) -> None:
 
 def test_the_parent_needs_the_standard_library_only() -> None:
     program = BLOCKED.format(blocked=["numpy", "torch", "nvidia", "av", "pyarrow"]) + (
-        "import json, mgs_dali.proof as proof; print(json.dumps([proof.CLIPS, proof._last_line.__name__]))"
+        "import json, mgs_dali.load.proof as proof; print(json.dumps([proof.CLIPS, proof._last_line.__name__]))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)[0] == CLIPS

@@ -18,9 +18,17 @@ import pytest
 from av.video.frame import VideoFrame
 from hard_videos import write
 
-from mgs_dali import pyav
-from mgs_dali.packets import scan
-from mgs_dali.pyav import AS_STORED, complaint, display_matrix, ffmpeg_reason, keep_matrix, listening, open_input
+from mgs_dali.decode import pyav
+from mgs_dali.decode.packets import scan
+from mgs_dali.decode.pyav import (
+    AS_STORED,
+    complaint,
+    display_matrix,
+    ffmpeg_reason,
+    keep_matrix,
+    listening,
+    open_input,
+)
 
 ROOT = Path(__file__).parents[1]
 LEFT = struct.pack("=9i", 0, -(1 << 16), 0, 1 << 16, 0, 0, 0, 0, 1 << 30)
@@ -38,7 +46,7 @@ def test_a_pixel_format_that_is_not_known() -> None:
     # A process of its own: PyAV 17.1 ends it where its pix_fmt is asked.
     program = """
 from av.codec.context import CodecContext
-from mgs_dali.pyav import pixel_format
+from mgs_dali.decode.pyav import pixel_format
 context = CodecContext.create("h264", "r")
 print(pixel_format(context))
 context.pix_fmt = "yuv420p"

@@ -18,16 +18,16 @@ from PIL import Image
 from training import NUM_TRAIN, NUM_VAL, SMALL, metrics, train, write_data
 
 from mgs_dali import cli
+from mgs_dali.decode.frames import luma, rgb
+from mgs_dali.decode.reading import Stamp
 from mgs_dali.index import indexing
 from mgs_dali.index.indexing import Summary, index_videos
 from mgs_dali.index.measuring import measure_video
 from mgs_dali.index.released_json import import_json
 from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.table import Clips
-from mgs_dali.motion import Filters, Pa
-from mgs_dali.rawframes import FrameFolder, check_jpeg
-from mgs_dali.video import luma, rgb
-from mgs_dali.videos import Stamp
+from mgs_dali.motion.pa import Filters, Pa
+from mgs_dali.video.folder import FrameFolder, check_jpeg
 
 TEMPLATE = "img_{:05}.jpg"
 

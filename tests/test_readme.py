@@ -155,7 +155,7 @@ def test_extras_are_those_of_the_package() -> None:
 
 def test_routes_are_those_of_the_loader() -> None:
     pytest.importorskip("torch", reason="needs the extra train")
-    from mgs_dali.routes import ROUTES
+    from mgs_dali.load.routes import ROUTES
 
     table = README.partition("## Routes")[2].partition("## ")[0]
     assert re.findall(r"^\| `([\w-]+)` \|", table, flags=re.MULTILINE) == sorted(ROUTES)

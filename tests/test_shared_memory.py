@@ -14,11 +14,12 @@ from hard_videos import write
 from PIL import Image
 
 from mgs_dali.lists.read import read_annotations
+from mgs_dali.load.nvdec import refusal_without_gpu
+from mgs_dali.load.plan import Plan
+from mgs_dali.load.shared_memory import batch_bytes, check_room
+from mgs_dali.load.sources import EncodedSource, HostSource, PictureSource
 from mgs_dali.machine import Room, needed_bytes
-from mgs_dali.nvdec import refusal_without_gpu
 from mgs_dali.sampling import Uniform
-from mgs_dali.shared_memory import batch_bytes, check_room
-from mgs_dali.source import EncodedSource, HostSource, PictureSource, Plan
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
@@ -86,8 +87,9 @@ def test_processes_of_torchrun_share_it(monkeypatch: pytest.MonkeyPatch) -> None
 
 PROGRAM = """
 import sys
-from mgs_dali import Uniform, loader, read_annotations
-from mgs_dali.source import Plan
+from mgs_dali import Uniform, read_annotations
+from mgs_dali.load import loader
+from mgs_dali.load.plan import Plan
 from train import cpu_loader
 folder, kind, checks = sys.argv[1:]
 if checks == "no":

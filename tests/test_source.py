@@ -20,30 +20,21 @@ from conftest import NUM_FRAMES, clip_table, decode_all, encode, kind, leave_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgs_dali import video
-from mgs_dali.cut import cut
+from mgs_dali.decode import frames as video
+from mgs_dali.decode.cut import cut
+from mgs_dali.decode.frames import decode
+from mgs_dali.decode.packets import Scan, open_video, scan
 from mgs_dali.generator import Purpose, generator
 from mgs_dali.index.measuring import measure_video
 from mgs_dali.lists.table import Clips
-from mgs_dali.nvdec import refusal_without_gpu
-from mgs_dali.packets import Scan, open_video, scan
-from mgs_dali.rand_augment import RandAugment
+from mgs_dali.load.clip import load_clip, load_sample
+from mgs_dali.load.nvdec import refusal_without_gpu
+from mgs_dali.load.plan import Draws, Plan, batch_samples, epoch_order, sample_draws
+from mgs_dali.load.sources import EncodedSource, HostSource, _batch_at
 from mgs_dali.sampling import Dense, MotionGuided, Uniform, motion_guided_frames, uniform_frames
-from mgs_dali.source import (
-    Draws,
-    EncodedSource,
-    HostSource,
-    Plan,
-    _batch_at,
-    batch_samples,
-    epoch_order,
-    load_clip,
-    load_sample,
-    sample_draws,
-)
-from mgs_dali.video import decode
-from mgs_dali.video_file import VideoFile
-from mgs_dali.views import Views
+from mgs_dali.video.file import VideoFile
+from mgs_dali.views.protocols import Views
+from mgs_dali.views.rand_augment import RandAugment
 
 Sampler = MotionGuided | Uniform
 

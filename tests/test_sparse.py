@@ -20,11 +20,11 @@ from conftest import MJPEG, VP8, VP9_ALTREF, encode, hide_frames, leave_out, mov
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mgs_dali import packets
-from mgs_dali.cut import cut
+from mgs_dali.decode import packets
+from mgs_dali.decode.cut import cut
+from mgs_dali.decode.frames import decode_chosen, rgb_chosen
 from mgs_dali.decode.headers.reader import CLEAN, LEADING, NOWHERE
-from mgs_dali.packets import Level, PacketTable, Scan, needed_packets, scan
-from mgs_dali.video import decode_chosen, rgb_chosen
+from mgs_dali.decode.packets import Level, PacketTable, Scan, needed_packets, scan
 
 NUM_FRAMES, WIDTH, HEIGHT = 60, 64, 48
 
@@ -354,7 +354,7 @@ def test_a_decoder_that_disagrees_with_the_table(made: Callable[[str], Path], mo
     def too_few(table: PacketTable, picks: np.ndarray) -> list[packets.Run]:
         return [run._replace(packets=run.packets[1:]) for run in real(table, picks)]
 
-    monkeypatch.setattr("mgs_dali.video.needed_packets", too_few)
+    monkeypatch.setattr("mgs_dali.decode.frames.needed_packets", too_few)
     found = decode_chosen(file, np.array([30, 7]))
     assert found.level == "full"
     assert "decoding by the packet table failed" in found.reason

@@ -24,9 +24,9 @@ from training import NUM_TRAIN, NUM_VAL, REPOSITORY, SMALL, metrics, train, writ
 
 from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.read import read_annotations
+from mgs_dali.load.plan import Plan
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
-from mgs_dali.source import Plan
-from mgs_dali.views import PROTOCOLS
+from mgs_dali.views.protocols import PROTOCOLS
 from models import checkpoints
 from models.tsm import TSM
 from train.build import build_model, model_name, read_data

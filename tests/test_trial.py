@@ -18,10 +18,10 @@ from conftest import clip_table, encode, moving_disc
 pytest.importorskip("torch")
 pytest.importorskip("nvidia.dali")
 
-from mgs_dali import loader as loader_module
-from mgs_dali import trial as trial_module
 from mgs_dali.lists.table import Clips
-from mgs_dali.trial import Rate, Refused, Trial, try_clips
+from mgs_dali.load import loader as loader_module
+from mgs_dali.load import trial as trial_module
+from mgs_dali.load.trial import Rate, Refused, Trial, try_clips
 
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "20"}
 

@@ -14,9 +14,9 @@ import pytest
 from av.video.frame import VideoFrame
 from conftest import HEIGHT, NUM_FRAMES, WIDTH, decode_all, encode, kind, moving_disc
 
-from mgs_dali import video
-from mgs_dali.packets import open_scanned
-from mgs_dali.video import decode_chosen, decode_file, luma, rgb, rgb_chosen
+from mgs_dali.decode import frames as video
+from mgs_dali.decode.frames import decode_chosen, decode_file, luma, rgb, rgb_chosen
+from mgs_dali.decode.packets import open_scanned
 
 # --- luma -----------------------------------------------------------------------------------------------------------
 

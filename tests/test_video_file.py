@@ -12,13 +12,14 @@ import pytest
 from conftest import NUM_FRAMES, decode_all, encode, moving_disc
 
 from mgs_dali import Dense, MotionGuided, Uniform, open_video
-from mgs_dali.motion import Packet, Pixel, packet_motion, pixel_motion
-from mgs_dali.packets import scan
-from mgs_dali.rawframes import FrameFolder
+from mgs_dali.decode.frames import decode_file
+from mgs_dali.decode.packets import scan
+from mgs_dali.decode.reading import Stamp
+from mgs_dali.motion.packet import Packet, packet_motion
+from mgs_dali.motion.pixel import Pixel, pixel_motion
 from mgs_dali.sampling import dense_frames, motion_guided_frames, segment_targets, uniform_frames
-from mgs_dali.video import decode_file
-from mgs_dali.video_file import VideoFile
-from mgs_dali.videos import Stamp
+from mgs_dali.video.file import VideoFile
+from mgs_dali.video.folder import FrameFolder
 
 CODECS = ["h264", "hevc", "vp9", "mpeg4", "mjpeg"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mgs_dali.crops import centre_crop, ten_crop, three_crop
-from mgs_dali.views import PROTOCOLS, Views
+from mgs_dali.views.crops import centre_crop, ten_crop, three_crop
+from mgs_dali.views.protocols import PROTOCOLS, Views
 
 
 def test_protocols_as_published() -> None:

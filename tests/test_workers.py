@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from mgs_dali.workers import why_workers_ended
+from mgs_dali.load.workers import why_workers_ended
 
 REPOSITORY = Path(__file__).parents[1]
 
 PROGRAM = """
 import os, signal, sys, time
-from mgs_dali.workers import workers_follow
+from mgs_dali.load.workers import workers_follow
 
 with workers_follow():  # as the loaders start theirs
     pid = os.fork()

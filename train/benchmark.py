@@ -40,16 +40,16 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from tqdm import tqdm
 
+from mgs_dali.decode.packets import open_video
 from mgs_dali.index.indexing import index_videos
 from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.read import read_annotations
 from mgs_dali.lists.table import Clips
 from mgs_dali.machine import num_cpus
-from mgs_dali.packets import open_video
 from mgs_dali.sampling import MotionGuided, Uniform
 
 if TYPE_CHECKING:
-    from mgs_dali.loader import ClipLoader
+    from mgs_dali.load.loader import ClipLoader
 
     from .cpu_loader import CpuLoader
 
@@ -353,8 +353,8 @@ def compare_loaders(clips: Clips, videos: str, folder: Path, *, num_rounds: int,
         num_workers: of each loader.
     """
     # Not for the whole module: the processes of benchmark_index import it too, and would load PyTorch.
-    from mgs_dali.loader import ClipLoader  # noqa: PLC0415
-    from mgs_dali.source import Plan  # noqa: PLC0415
+    from mgs_dali.load.loader import ClipLoader  # noqa: PLC0415
+    from mgs_dali.load.plan import Plan  # noqa: PLC0415
 
     from .cpu_loader import CpuLoader  # noqa: PLC0415
 

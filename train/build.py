@@ -21,10 +21,10 @@ from mgs_dali.index.recorder import MotionRecorder
 from mgs_dali.index.store import MotionIndex
 from mgs_dali.lists.read import read_annotations
 from mgs_dali.lists.table import Clips
-from mgs_dali.loader import ClipLoader
-from mgs_dali.rand_augment import as_rand_augment
-from mgs_dali.source import Plan
-from mgs_dali.views import ONE_VIEW, Views
+from mgs_dali.load.loader import ClipLoader
+from mgs_dali.load.plan import Plan
+from mgs_dali.views.protocols import ONE_VIEW, Views
+from mgs_dali.views.rand_augment import as_rand_augment
 from models import checkpoints
 from models.pretrained import load_imagenet
 from models.tsm import TSM, parameter_groups

@@ -14,7 +14,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from mgs_dali.source import Plan
+from mgs_dali.load.plan import Plan
 
 from .recipe import Recipe
 from .stop import StopRequest

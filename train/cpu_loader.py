@@ -21,12 +21,13 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from mgs_dali.crops import Box
-from mgs_dali.loader import ClipBatch, Position, batch_of_views, default_num_workers
+from mgs_dali.load.clip import error_text, load_sample
+from mgs_dali.load.loader import ClipBatch, Position, batch_of_views, default_num_workers
+from mgs_dali.load.plan import Plan
+from mgs_dali.load.shared_memory import check_room
+from mgs_dali.load.workers import WorkersEnded, follow_parent, why_workers_ended
 from mgs_dali.machine import why_it_is_full
-from mgs_dali.shared_memory import check_room
-from mgs_dali.source import Plan, error_text, load_sample
-from mgs_dali.workers import WorkersEnded, follow_parent, why_workers_ended
+from mgs_dali.views.crops import Box
 
 from .logs import log
 

@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import multilabel_average_precision
 
 from mgs_dali.files import write_whole
 from mgs_dali.lists.table import Clips
-from mgs_dali.loader import ClipBatch
+from mgs_dali.load.loader import ClipBatch
 
 __all__ = [
     "ClipScores",
@@ -189,7 +189,7 @@ class ClipScores:
     scores: np.ndarray
     """(N, num_classes) float64: the mean over the views of a clip."""
     protocol: np.ndarray
-    """() str: the views, one of :data:`mgs_dali.views.PROTOCOLS`."""
+    """() str: the views, one of :data:`mgs_dali.views.protocols.PROTOCOLS`."""
     average: np.ndarray
     """() str: what was averaged, "probabilities" or "logits"."""
 

@@ -17,8 +17,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from mgs_dali.generator import Purpose, generator
-from mgs_dali.loader import ClipBatch
-from mgs_dali.source import Plan
+from mgs_dali.load.loader import ClipBatch
+from mgs_dali.load.plan import Plan
 
 from .consensus import Consensus, LateSums, Step
 from .evaluation import judge, score_clips

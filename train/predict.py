@@ -21,8 +21,8 @@ from torch import nn
 from mgs_dali.lists.class_names import read_class_names
 from mgs_dali.lists.read import read_annotations
 from mgs_dali.lists.table import Clips
-from mgs_dali.source import Plan
-from mgs_dali.views import PROTOCOLS
+from mgs_dali.load.plan import Plan
+from mgs_dali.views.protocols import PROTOCOLS
 
 from .build import build_model, read_published
 from .command_line import parse_command_line

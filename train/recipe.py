@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
-from mgs_dali.rand_augment import as_rand_augment
 from mgs_dali.sampling import Dense, MotionGuided, Uniform
+from mgs_dali.views.rand_augment import as_rand_augment
 
 __all__ = ["RECIPES", "Recipe", "did_you_mean", "field_docs", "find_recipe"]
 

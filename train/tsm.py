@@ -21,8 +21,8 @@ from pathlib import Path
 
 from lightning.fabric import Fabric
 
-from mgs_dali.views import PROTOCOLS
-from mgs_dali.workers import WorkersEnded
+from mgs_dali.load.workers import WorkersEnded
+from mgs_dali.views.protocols import PROTOCOLS
 from models.size import count_flops, count_parameters
 
 from .build import (

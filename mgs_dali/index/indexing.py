@@ -23,8 +23,9 @@ from tqdm import tqdm
 from ..lists.table import Clips
 from ..lists.text import escaped, is_utf8
 from ..machine import num_cpus
-from ..motion import NO_PACKETS, Measure, as_measure
-from ..video_file import Video
+from ..motion.measure import Measure, as_measure
+from ..motion.packet import NO_PACKETS
+from ..video.file import Video
 from .measuring import Measured, measure_video
 from .store import Known, Writer, empty_row, known_rows, locked
 
@@ -72,7 +73,7 @@ def index_videos(
         clips: the list. Videos that come more than once are measured once. Of a frame folder all frames are measured,
             whichever of them its clips take.
         out: folder of the index, made if it is not there.
-        measure: one of :data:`mgs_dali.motion.MEASURES` by its name, or an object.
+        measure: one of :data:`mgs_dali.motion.measure.MEASURES` by its name, or an object.
         num_workers: processes; by default one a CPU core.
         part_num_videos: a part is written when it holds this many videos,
         part_seconds: or when the first of them has waited for so long.

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from av.video.frame import VideoFrame
 
-from ..motion import Measure, as_measure, packet_keyframes
-from ..packets import shown_packets
-from ..video import turn_of_frame
-from ..video_file import Video, VideoFile
+from ..decode.frames import turn_of_frame
+from ..decode.packets import shown_packets
+from ..motion.measure import Measure, as_measure
+from ..motion.packet import packet_keyframes
+from ..video.file import Video, VideoFile
 
 __all__ = ["Measured", "measure_video", "video_facts"]
 
@@ -28,7 +29,7 @@ class Measured:
         width: of the upright frames, in pixels.
         height: of the upright frames, in pixels.
         frames_per_second: on average; None where the file does not tell.
-        is_proved_whole: the file tells where it ends, see :class:`mgs_dali.packets.Scan`.
+        is_proved_whole: the file tells where it ends, see :class:`mgs_dali.decode.packets.Scan`.
     """
 
     motion: np.ndarray
@@ -45,7 +46,7 @@ def measure_video(video: Video | Path | bytes, *, measure: str | Measure = "pixe
 
     Args:
         video: one, or the path or the bytes of a video file.
-        measure: one of :data:`mgs_dali.motion.MEASURES` by its name, or an object.
+        measure: one of :data:`mgs_dali.motion.measure.MEASURES` by its name, or an object.
         name: what to call a path or bytes in errors; the path by default.
 
     Raises:

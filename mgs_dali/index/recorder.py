@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..lists.text import escaped
-from ..motion import Pixel
-from ..video_file import Video
+from ..motion.pixel import Pixel
+from ..video.file import Video
 from .store import MotionIndex, NotIndexed, Writer, empty_row, known_rows, locked, part_files, words
 
 __all__ = ["MotionRecorder"]

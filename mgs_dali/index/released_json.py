@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..files import write_whole
 from ..lists.table import Clips
 from ..lists.text import is_utf8
-from ..motion import Pixel
+from ..motion.pixel import Pixel
 from .indexing import Job, Summary, columns_of, why_not_utf8
 from .measuring import video_facts
 from .store import MotionIndex, Writer, empty_row, known_rows, locked

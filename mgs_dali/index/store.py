@@ -75,8 +75,8 @@ class Entry:
         path: as in the list, relative to the root folder. Of one that is not UTF-8 each byte that is none is written
             as ``\\udcff``, of byte 0xff.
         size_bytes: of the file, or of all frames of a folder; None where it was not there to be asked.
-        mtime_ns: when it was last changed, nanoseconds since 1970, see :class:`mgs_dali.rawframes.Stamp` for folders;
-            None likewise.
+        mtime_ns: when it was last changed, nanoseconds since 1970, see :class:`mgs_dali.decode.reading.Stamp`; None
+            likewise.
         num_frames: that it shows; None where it could not be measured.
         frames_per_second: on average; None where the file does not tell.
         codec: FFmpeg's name of it.

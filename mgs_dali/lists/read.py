@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..rawframes import check_template
+from ..video.folder import check_template
 from .class_folders import read_class_folders
 from .class_names import class_names_of
 from .diving48 import read_diving48

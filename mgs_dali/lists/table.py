@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..rawframes import FrameFolder
-from ..video_file import Video, VideoFile
+from ..video.file import Video, VideoFile
+from ..video.folder import FrameFolder
 from .text import where
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")

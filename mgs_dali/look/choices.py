@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..decode.frames import rgb
 from ..index.store import MotionIndex
 from ..lists.text import escaped
-from ..motion import Pixel
-from ..rawframes import FrameFolder
+from ..motion.pixel import Pixel
 from ..sampling import MotionGuided, motion_cdf, motion_guided_frames, segment_targets, uniform_frames
-from ..video import rgb
-from ..video_file import Video, VideoFile, open_video
+from ..video.file import Video, VideoFile, open_video
+from ..video.folder import FrameFolder
 
 __all__ = [
     "Choice",

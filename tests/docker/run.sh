@@ -72,7 +72,7 @@ must_not "apt left no packages" found "$root/var/cache/apt" -name '*.deb'
 must "the image's user is 10001" image -- python -c 'import os; assert (os.getuid(), os.getgid()) == (10001, 10001)'
 must "the packages fit together" image -- python -m pip check
 # With -v, Python says of each module which file its code came from.
-image -- python -v -c 'import lightning.fabric, nvidia.dali.fn, mgs_dali.loader, models.tsm, train.tsm' \
+image -- python -v -c 'import lightning.fabric, nvidia.dali.fn, mgs_dali.load.loader, models.tsm, train.tsm' \
     2> "$folder/imports.txt"
 must "the trainer's bytecode is used" grep -q "code object from '/opt/mgs_dali/train/__pycache__/tsm" "$folder/imports.txt"
 must_not "an import of the trainer compiles nothing" grep "code object from .*[.]py'\\?$" "$folder/imports.txt"

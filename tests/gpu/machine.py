@@ -222,7 +222,7 @@ def spawning(pipeline: Callable[..., Any]) -> Callable[..., Any]:
 
 def spawn_workers() -> None:
     """Let all loaders of this process spawn their workers."""
-    from mgs_dali import pipelines
+    from mgs_dali.load import pipelines
 
     for name in pipelines.__all__:
         setattr(pipelines, name, spawning(getattr(pipelines, name)))

@@ -54,8 +54,8 @@ SHOWN = 224 / 256
 @contextmanager
 def auto_takes_gpu_routes(device: str) -> Iterator[None]:
     """Let route="auto" find the routes of the GPU where there is none, too."""
-    from mgs_dali import loader
-    from mgs_dali.routes import InGraph, Route, Setting, choose_route
+    from mgs_dali.load import loader
+    from mgs_dali.load.routes import InGraph, Route, Setting, choose_route
 
     def stand_in(asked: str, setting: Setting) -> tuple[Route, str]:
         if asked != "auto":
@@ -126,7 +126,7 @@ def reason_of(error: Exception) -> str:
 
 def comparison(file: Path, *, device: str) -> dict[str, Any]:
     """All frames of a file by DALI, against PyAV and against the numbers that they show."""
-    from mgs_dali.video import decode_file, rgb
+    from mgs_dali.decode.frames import decode_file, rgb
 
     try:
         video = pictures_by_dali(np.fromfile(file, np.uint8), device=device)
@@ -170,7 +170,7 @@ def drivers_table(_folder: Path, device: str) -> dict[str, Any]:
 
 def answers_of_driver() -> dict[str, Any]:
     """The same, in a process that has a CUDA context."""
-    from mgs_dali import nvdec
+    from mgs_dali.load import nvdec
 
     answers = nvdec.ask_driver()
     statuses = Counter(answer.status for answer in answers.values())
@@ -208,7 +208,7 @@ def whole_and_copied(file: str) -> Callable[[Path, str], dict[str, Any]]:
     """A file as it is, and a copy of all its packets as the loader hands it over."""
 
     def answer(folder: Path, device: str) -> dict[str, Any]:
-        from mgs_dali.cut import cut
+        from mgs_dali.decode.cut import cut
 
         found: dict[str, Any] = {"the file": comparison(folder / file, device=device)}
         copied = cut(folder / file, None)
@@ -234,7 +234,7 @@ def whole(file: str) -> Callable[[Path, str], dict[str, Any]]:
 
 def odd_size(folder: Path, device: str) -> dict[str, Any]:
     """A clip of 427x239: whether it comes out, and right up to its edges."""
-    from mgs_dali.video import decode_file, rgb
+    from mgs_dali.decode.frames import decode_file, rgb
 
     file = folder / "hard-odd-size.webm"
     try:
@@ -323,7 +323,7 @@ def _cropped(file: Path, frames: list[int]) -> np.ndarray:
     """The frames as the loader shows them, resized in another way."""
     from PIL import Image
 
-    from mgs_dali.video import decode_file, rgb
+    from mgs_dali.decode.frames import decode_file, rgb
 
     pictures = [rgb(frame) for frame in decode_file(file)]
     height, width = pictures[0].shape[:2]

@@ -31,14 +31,15 @@ from questions import (
     stored,
 )
 
-from mgs_dali import nvdec, pipelines, read_annotations
+from mgs_dali import read_annotations
+from mgs_dali.decode.packets import scan
 from mgs_dali.graph import decode_video, take_frames
 from mgs_dali.lists.table import Clips
-from mgs_dali.loader import ClipBatch, ClipLoader
-from mgs_dali.packets import scan
+from mgs_dali.load import nvdec, pipelines
+from mgs_dali.load.loader import ClipBatch, ClipLoader
+from mgs_dali.load.sources import EncodedSource
 from mgs_dali.sampling import MotionGuided, Uniform
-from mgs_dali.source import EncodedSource
-from mgs_dali.views import Views
+from mgs_dali.views.protocols import Views
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ from machine import Report
 from PIL import Image
 from questions import SHOWN, SIDE, ask, auto_takes_gpu_routes, grey_levels
 
-from mgs_dali import nvdec, read_annotations
+from mgs_dali import read_annotations
+from mgs_dali.decode.frames import decode_file
+from mgs_dali.decode.packets import Scan, scan
 from mgs_dali.lists.table import Clips
-from mgs_dali.loader import ClipBatch, ClipLoader
-from mgs_dali.motion import pixel_motion
-from mgs_dali.packets import Scan, scan
+from mgs_dali.load import nvdec
+from mgs_dali.load.loader import ClipBatch, ClipLoader
+from mgs_dali.motion.pixel import pixel_motion
 from mgs_dali.sampling import MotionGuided, Uniform, motion_guided_frames, segment_targets
-from mgs_dali.video import decode_file
 
 DEVICE = os.environ.get("GPU_TESTS_DEVICE", "cuda")
 ON_GPU = DEVICE == "cuda"

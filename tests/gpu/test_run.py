@@ -322,7 +322,7 @@ def test_a_question_is_answered(special: Path) -> None:
 
 
 def test_light_questions_do_without_pytorch() -> None:
-    code = "import sys, questions; from mgs_dali import graph, nvdec, packets, video; print('torch' in sys.modules)"
+    code = "import sys, questions; from mgs_dali import graph; from mgs_dali.load import nvdec; from mgs_dali.decode import frames, packets; print('torch' in sys.modules)"
     variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(RUN.parent), str(RUN.parents[2])])}
     result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
@@ -338,7 +338,7 @@ def test_sections_load_models_for_training_only() -> None:
 def test_the_loaders_own_threads_are_among_those_measured() -> None:
     from sections import ENGINES
 
-    from mgs_dali.routes import DECODER_THREADS
+    from mgs_dali.load.routes import DECODER_THREADS
 
     assert (1, DECODER_THREADS) in ENGINES
     assert set(ENGINES) >= {(1, 8), (1, 16), (2, 8), (1, 32), (2, 16)}

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .index.recorder import MotionRecorder
-from .index.store import MotionIndex
-from .lists.table import Clips
-from .machine import default_num_workers
-from .rand_augment import as_rand_augment
+from ..index.recorder import MotionRecorder
+from ..index.store import MotionIndex
+from ..lists.table import Clips
+from ..machine import default_num_workers
+from ..sampling import Sampler
+from ..video.file import VideoFile
+from ..views.protocols import ONE_VIEW, Views, as_views
+from ..views.rand_augment import as_rand_augment
+from .plan import Plan
 from .routes import AUTO, Running, Setting, choose_route, frames_known
-from .sampling import Sampler
 from .shared_memory import check_room
-from .source import Plan, part_of
-from .video_file import VideoFile
-from .views import ONE_VIEW, Views, as_views
+from .sources import part_of
 from .workers import WorkerWatch, interrupt_later, workers_follow
 
 if TYPE_CHECKING:
@@ -182,10 +183,10 @@ class ClipLoader:
             the epoch on in which it has those of all clips.
         train_crop: crops to train on: "multi_scale" (MultiScaleCrop of TSN and TSM) or "random_resized".
         rand_augment: (operations, strength) of RandAugment for training clips, see
-            :class:`mgs_dali.rand_augment.RandAugment`.
+            :class:`mgs_dali.views.rand_augment.RandAugment`.
         views: what is seen of each video in evaluation, as ``Views(...)`` or by the name of one of
-            :data:`mgs_dali.views.PROTOCOLS`: the centres of its segments in a centre crop by default. A batch has
-            ``batch_size * len(views)`` rows.
+            :data:`mgs_dali.views.protocols.PROTOCOLS`: the centres of its segments in a centre crop by default. A batch
+            has ``batch_size * len(views)`` rows.
         dtype: of the clips: ``torch.float32``, ``torch.float16`` or ``torch.bfloat16``.
         memory_limit_gib: what the decoded videos of the routes that decode in the graph may take. A batch is decoded in
             parts to stay below, and a video that does not fit is decoded on the CPU. A quarter of the device's free
@@ -281,7 +282,7 @@ class ClipLoader:
         dtype: torch.dtype,
         memory_limit_gib: float | None,
     ) -> None:
-        from . import graph as _  # noqa: F401, PLC0415  says what to install where DALI is missing
+        from .. import graph as _  # noqa: F401, PLC0415  says what to install where DALI is missing
 
         self.plan = plan
         if dtype not in _DTYPES:

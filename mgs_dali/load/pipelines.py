@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .graph import (
+from ..graph import (
     GPU_DECODER_BIAS,
     augment,
     decode_frames,
@@ -23,9 +23,9 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import do_not_convert
 
 # isort: on
-from .rand_augment import RandAugment
-from .sampling import MotionGuided, Sampler
-from .source import EncodedSource, HostSource, PictureSource
+from ..sampling import MotionGuided, Sampler
+from ..views.rand_augment import RandAugment
+from .sources import EncodedSource, HostSource, PictureSource
 
 __all__ = ["IN_GRAPH", "decoded_clips", "encoded_clips", "picture_clips"]
 

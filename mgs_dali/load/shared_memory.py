@@ -7,8 +7,8 @@ import os
 from statistics import fmean
 from typing import Protocol
 
-from .machine import Room, mib, more_shared_memory, shared_memory
-from .source import Plan
+from ..machine import Room, mib, more_shared_memory, shared_memory
+from .plan import Plan
 
 __all__ = ["batch_bytes", "check_room"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from .decode.headers import Part, joinable, split
-from .decode.headers.reader import CLEAN, Doubt
+from .headers import Part, joinable, split
+from .headers.reader import CLEAN, Doubt
 from .packets import Level, PacketTable, Run, Scan, ScannedVideo, check_picks, needed_packets, open_scanned
 from .pyav import ffmpeg_reason
 

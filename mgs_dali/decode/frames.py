@@ -18,11 +18,11 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from ..views.crops import Box
 from .colours import colour_matrix
 from .containers import UPRIGHT, Turn, turn_of_matrix
-from .crops import Box
-from .decode.headers.mpeg12 import has_hole
-from .decode.headers.reader import LEADING
+from .headers.mpeg12 import has_hole
+from .headers.reader import LEADING
 from .packets import (
     Level,
     PacketTable,
@@ -205,7 +205,7 @@ def decode_then_choose(
         scanned: the video.
         choose: the scan, with the number of frames that came out -> (T,) frame indices.
         watch: sees every frame of the stretch before they are chosen, such as
-            :meth:`mgs_dali.motion.MotionMeter.watch`.
+            :meth:`mgs_dali.motion.pixel.MotionMeter.watch`.
         first_frame: of the stretch that frames are chosen of.
         stop: the frame behind its last one; None for the end of the video.
 

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from . import nvdec
-from .machine import needed_bytes
-from .motion import measure_of
-from .packets import Scan, ScannedVideo
+from ..decode.packets import Scan, ScannedVideo
+from ..load import nvdec
+from ..machine import needed_bytes
+from ..motion.measure import measure_of
+from ..video.file import VideoFile
+from .clip import load_sample
+from .plan import Plan
 from .shared_memory import batch_bytes
-from .source import EncodedSource, HostSource, PictureSource, Plan, graph_bytes, load_sample
-from .video_file import VideoFile
+from .sources import EncodedSource, HostSource, PictureSource, graph_bytes
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
-from .machine import why_it_is_full
+from ..machine import why_it_is_full
 
 __all__ = [
     "WorkerWatch",

@@ -21,11 +21,11 @@ from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from .motion import Measure, choose_frames
-from .packets import Scan
-from .pyav import AS_STORED, complaint, decoder_options, ffmpeg_reason, listening
-from .sampling import Sampler
-from .videos import Choose, Pictures, Reading, Stamp, clip_span
+from ..decode.packets import Scan
+from ..decode.pyav import AS_STORED, complaint, decoder_options, ffmpeg_reason, listening
+from ..decode.reading import Choose, Pictures, Reading, Stamp, clip_span
+from ..motion.measure import Measure, choose_frames
+from ..sampling import Sampler
 
 __all__ = ["FrameFolder", "Picture", "check_jpeg", "check_template", "decode_pictures"]
 
@@ -181,7 +181,7 @@ class FrameFolder:
         """Choose frames, and read their files. They are decoded where ``watch`` is to see them, and only then.
 
         Args:
-            choose, num_measured, watch: as those of :meth:`mgs_dali.video_file.VideoFile.pictures`.
+            choose, num_measured, watch: as those of :meth:`mgs_dali.video.file.VideoFile.pictures`.
 
         Returns:
             frames: (T,) int64.
@@ -206,7 +206,7 @@ class FrameFolder:
         num_measured: int | None = None,
         watch: Callable[[Iterable[VideoFrame]], Iterable[VideoFrame]] | None = None,
     ) -> Pictures:
-        """Decode frames, as :meth:`mgs_dali.video_file.VideoFile.pictures` does.
+        """Decode frames, as :meth:`mgs_dali.video.file.VideoFile.pictures` does.
 
         Raises:
             ValueError: as :meth:`read_chosen`.
@@ -216,7 +216,7 @@ class FrameFolder:
         return Pictures(frames, decoded, np.full(len(frames), np.nan))
 
     def motion(self, measure: Measure) -> np.ndarray:
-        """How much each frame of the clip moves, see :meth:`mgs_dali.video_file.VideoFile.motion`.
+        """How much each frame of the clip moves, see :meth:`mgs_dali.video.file.VideoFile.motion`.
 
         Raises:
             ValueError: a frame is missing or damaged, or the motion cannot be measured in this way.
@@ -225,7 +225,7 @@ class FrameFolder:
             return measure.curve(reading)
 
     def choose(self, sampler: Sampler, *, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Choose frames of the clip, see :meth:`mgs_dali.video_file.VideoFile.choose`.
+        """Choose frames of the clip, see :meth:`mgs_dali.video.file.VideoFile.choose`.
 
         Raises:
             ValueError: as :meth:`motion`.

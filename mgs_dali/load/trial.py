@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from .lists.table import Clips
-from .lists.text import escaped
-from .packets import ScannedVideo
-from .rawframes import FrameFolder
-from .sampling import MotionGuided, Uniform
-from .source import Plan, choose_pictures
+from ..decode.packets import ScannedVideo
+from ..lists.table import Clips
+from ..lists.text import escaped
+from ..sampling import MotionGuided, Uniform
+from ..video.folder import FrameFolder
+from .clip import choose_pictures
+from .plan import Plan
 
 __all__ = ["Comparison", "Measure", "Rate", "Refused", "RouteTrial", "Trial", "try_clips"]
 

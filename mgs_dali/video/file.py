@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from av.video.frame import VideoFrame
 
-from .motion import Measure, choose_frames
-from .packets import Level, Scan, ScannedVideo, frame_seconds, open_scanned, scan
-from .rawframes import FrameFolder, check_template
-from .sampling import Sampler
-from .video import decode, decode_chosen, decode_then_choose
-from .videos import Choose, Pictures, Reading, Stamp, clip_span
+from ..decode.frames import decode, decode_chosen, decode_then_choose
+from ..decode.packets import Level, Scan, ScannedVideo, frame_seconds, open_scanned, scan
+from ..decode.reading import Choose, Pictures, Reading, Stamp, clip_span
+from ..motion.measure import Measure, choose_frames
+from ..sampling import Sampler
+from .folder import FrameFolder, check_template
 
 __all__ = ["Video", "VideoFile", "detour", "open_video"]
 
@@ -65,7 +65,8 @@ class VideoFile:
         )
 
     def scan(self) -> Scan:
-        """What headers and packets say of the whole video, see :class:`mgs_dali.packets.Scan`. Nothing is decoded.
+        """What headers and packets say of the whole video; nothing is decoded. See
+        :class:`mgs_dali.decode.packets.Scan`.
 
         Raises:
             ValueError: not a readable video, or one that is cut off.
@@ -126,7 +127,7 @@ class VideoFile:
                 chosen. The pictures are the same.
             num_measured: as :meth:`found`.
             watch: sees every frame of the clip, in order, before frames are chosen, such as
-                :meth:`mgs_dali.motion.MotionMeter.watch`. All of them are decoded for it.
+                :meth:`mgs_dali.motion.pixel.MotionMeter.watch`. All of them are decoded for it.
 
         Raises:
             ValueError: the video cannot be read or decoded, or is not the one that was measured, or is shorter than the
@@ -164,7 +165,7 @@ class VideoFile:
 
         Args:
             sampler: how. One that needs motion says by ``measure`` how that is measured: an object or a name of
-                :data:`mgs_dali.motion.MEASURES`; by default "pixel".
+                :data:`mgs_dali.motion.measure.MEASURES`; by default "pixel".
             rng: draws them, as in training; without one they are those of evaluation.
 
         Raises:

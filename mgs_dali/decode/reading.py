@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from av.video.frame import VideoFrame
 
-from .crops import Box
+from ..sampling import Sampler
+from ..views.crops import Box
+from .frames import rgb_chosen
 from .packets import PacketTable, Scan
-from .sampling import Sampler
-from .video import rgb_chosen
 
 __all__ = ["Choose", "Pictures", "Reading", "Stamp", "clip_span", "frames_of_span"]
 
@@ -75,7 +75,7 @@ class Pictures:
         return self.cropped(lambda width, height: (0, 0, width, height))
 
     def cropped(self, box: Callable[[int, int], Box]) -> np.ndarray:
-        """A crop of all of them, (T, height, width, 3) uint8 RGB, see :func:`mgs_dali.video.rgb_chosen`.
+        """A crop of all of them, (T, height, width, 3) uint8 RGB, see :func:`mgs_dali.decode.frames.rgb_chosen`.
 
         Args:
             box: (width, height) of the upright frames -> the crop (x, y, width, height) in pixels.

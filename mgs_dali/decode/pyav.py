@@ -97,7 +97,7 @@ AS_STORED = struct.pack("=9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 
 
 def display_matrix(frame: VideoFrame) -> bytes | None:
-    """The matrix that says how a frame is turned for display: nine int32, see :mod:`mgs_dali.containers`.
+    """The matrix that says how a frame is turned for display: nine int32, see :mod:`mgs_dali.decode.containers`.
 
     It is what :func:`keep_matrix` gave it, or else its own: the container's, which FFmpeg gives to every frame, or one
     in the stream, which the first frame has that it holds for.

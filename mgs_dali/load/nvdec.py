@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from av.video.format import VideoFormat
 
-from .packets import Scan
+from ..decode.packets import Scan
 
 __all__ = [
     "Answer",

@@ -3,9 +3,9 @@
 The package brings a tiny clip of each codec, of which every frame shows its own number as bars. A route is right where
 the delivered pictures show the numbers of the frames that were chosen.
 
-Decoding is done in child processes (``python -m mgs_dali.proof``), so that a crash or a hang in a driver or a library
-is a result like others. This module itself imports nothing but the standard library: it works where PyTorch, DALI or
-PyAV do not.
+Decoding is done in child processes (``python -m mgs_dali.load.proof``), so that a crash or a hang in a driver or a
+library is a result like others. This module itself imports nothing but the standard library: it works where PyTorch,
+DALI or PyAV do not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .workers import follow_parent
 if TYPE_CHECKING:
     import numpy as np
 
-    from .sampling import MotionGuided, Uniform
+    from ..sampling import MotionGuided, Uniform
 
 __all__ = [
     "CLIPS",
@@ -80,7 +80,7 @@ class Proof:
 
 def clip_file(codec: str) -> Path:
     """The clip of a codec, one of :data:`CLIPS`."""
-    return Path(__file__).parent / "proof_clips" / CLIPS[codec]
+    return Path(__file__).parents[1] / "proof_clips" / CLIPS[codec]
 
 
 # --- the parent -------------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def proved(
     timeout_s: float = 60.0,
     routes: Sequence[str] = ROUTES,
     codecs: Sequence[str] = tuple(CLIPS),
-    program: Sequence[str] = (sys.executable, "-m", "mgs_dali.proof"),
+    program: Sequence[str] = (sys.executable, "-m", "mgs_dali.load.proof"),
 ) -> Iterator[Proof]:
     """The proofs of :func:`prove` one by one, as they come.
 
@@ -126,7 +126,7 @@ def proved(
 def _run_child(command: Sequence[str], jobs: Sequence[Job], *, timeout_s: float) -> Iterator[Proof]:
     """The proofs that a child gives, at least one. Where it crashes or hangs, the last one is of that."""
     left, num_jobs = list(jobs), len(jobs)
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     # Files and not pipes: worker processes that outlive their parent for a moment would keep a pipe open.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     What fails may leave a library or a GPU in a state in which others would fail too: they need another process. A
     package that is missing does not.
     """
-    parser = argparse.ArgumentParser(prog="python -m mgs_dali.proof")
+    parser = argparse.ArgumentParser(prog="python -m mgs_dali.load.proof")
     parser.add_argument("--device", required=True)
     parser.add_argument("jobs", metavar="ROUTE:CODEC", nargs="+")
     given = parser.parse_args(arguments)
@@ -284,8 +284,8 @@ def _prove_one(codec: str, *, route: str, device: str) -> tuple[Outcome, str]:
         Exception: it failed.
     """
     # Here and not above: any of these may be missing, or end the process.
-    from .packets import scan  # noqa: PLC0415
-    from .sampling import MotionGuided, Uniform  # noqa: PLC0415
+    from ..decode.packets import scan  # noqa: PLC0415
+    from ..sampling import MotionGuided, Uniform  # noqa: PLC0415
 
     file = clip_file(codec)
     try:
@@ -306,9 +306,9 @@ def _deliver(file: Path, sampler: MotionGuided | Uniform, *, route: str, device:
     """(outcome, text) of a batch of two of the same video."""
     import numpy as np  # noqa: PLC0415
 
-    from .lists.table import Clips  # noqa: PLC0415
+    from ..lists.table import Clips  # noqa: PLC0415
+    from ..views.protocols import Views  # noqa: PLC0415
     from .loader import ClipLoader  # noqa: PLC0415
-    from .views import Views  # noqa: PLC0415
 
     paths = [file.name] * 2
     clips = Clips(

@@ -19,8 +19,8 @@ from av.video.stream import VideoStream
 
 from .colours import ColourMatrix, colour_matrix
 from .containers import UPRIGHT, Facts, Turn, read_facts, turn_of_matrix
-from .decode.headers import reader_for
-from .decode.headers.reader import LEADING, Change, Damage, Doubt, Picture, Reader
+from .headers import reader_for
+from .headers.reader import LEADING, Change, Damage, Doubt, Picture, Reader
 from .pyav import Disposition, complaint, decoder_options, ffmpeg_reason, listening, open_input, pixel_format
 
 __all__ = [

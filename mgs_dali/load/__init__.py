@@ -1,0 +1,1 @@
+"""Batches of clips: plan, one clip on the CPU, sources, pipelines, routes, the loader."""

@@ -1,0 +1,1 @@
+"""How much frames move: a measure a file."""

@@ -1,0 +1,1 @@
+"""One video: a file, or a folder of frames."""

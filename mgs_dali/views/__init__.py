@@ -1,0 +1,1 @@
+"""What of a frame is seen: crops, protocols, RandAugment's draws."""
