@@ -103,20 +103,21 @@ MUTANTS = (
     # --- draws and order
     Mutant(
         "one crop for all epochs",
-        "crop_rng = _generator(seed, epoch=epoch, sample=sample, purpose=_CROPS)",
-        "crop_rng = _generator(seed, epoch=0, sample=sample, purpose=_CROPS)",
+        "crop_rng = generator(seed, purpose=Purpose.CROPS, epoch=epoch, index=sample)",
+        "crop_rng = generator(seed, purpose=Purpose.CROPS, epoch=0, index=sample)",
         "test_source.py::test_another_epoch_gives_another_crop",
     ),
     Mutant(
         "one stream for all purposes",
-        "np.random.Philox(key=[seed, purpose], counter=[0, 0, epoch, sample])",
-        "np.random.Philox(key=[seed, 0], counter=[0, 0, epoch, sample])",
+        "np.random.Philox(key=[seed, purpose], counter=[0, 0, epoch, index])",
+        "np.random.Philox(key=[seed, 0], counter=[0, 0, epoch, index])",
         "test_source.py::test_crops_are_not_related_to_targets",
     ),
     Mutant(
         "crops drawn after the targets",
-        "crop_rng = _generator(seed, epoch=epoch, sample=sample, purpose=_CROPS)",
-        "crop_rng = sample_rng(seed, epoch, sample)\n        sampler.targets(rng=crop_rng)",
+        "crop_rng = generator(seed, purpose=Purpose.CROPS, epoch=epoch, index=sample)",
+        "crop_rng = generator(seed, purpose=Purpose.DRAWS, epoch=epoch, index=sample)\n"
+        "        sampler.targets(rng=crop_rng)",
         "test_source.py::test_crops_do_not_depend_on_what_else_is_drawn",
     ),
     Mutant(
@@ -127,8 +128,8 @@ MUTANTS = (
     ),
     Mutant(
         "one order for all epochs",
-        "order = _generator(seed, epoch=epoch, sample=0, purpose=_ORDER).permutation(num_samples)",
-        "order = _generator(seed, epoch=0, sample=0, purpose=_ORDER).permutation(num_samples)",
+        "order = generator(seed, purpose=Purpose.ORDER, epoch=epoch).permutation(num_samples)",
+        "order = generator(seed, purpose=Purpose.ORDER, epoch=0).permutation(num_samples)",
         "test_source.py::test_order_changes_with_epoch_and_seed_and_nothing_else",
     ),
     Mutant(
@@ -183,8 +184,8 @@ MUTANTS = (
     ),
     Mutant(
         "one dropout for all processes",
-        "np.random.SeedSequence([seed, rank, number])",
-        "np.random.SeedSequence([seed, number])",
+        "batch = iteration * plan.world_size + plan.rank",
+        "batch = iteration * plan.world_size",
         "test_loop.py::test_dropout_is_another_one_in_each_step_and_process",
     ),
     Mutant(

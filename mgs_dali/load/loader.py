@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "ClipLoader gives PyTorch tensors, and PyTorch is not installed. Install it with: pip install torch",
+        name="torch",
+    ) from error
 
 from ..index.recorder import MotionRecorder
 from ..index.store import MotionIndex
