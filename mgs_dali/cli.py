@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }[given.command]  # fmt: skip
         return run(given[given.command])
     except argparse.ArgumentError as error:
-        print(f"error: {_taught(error)}. See: mgs-dali --help, mgs-dali COMMAND --help", file=sys.stderr)
+        print(f"error: {_plain(error)}. See: mgs-dali --help, mgs-dali COMMAND --help", file=sys.stderr)
         return 2
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -333,7 +333,7 @@ def _plot_index(given: Namespace, sampler: MotionGuided) -> int:
     return 0
 
 
-def _taught(error: argparse.ArgumentError) -> str:
+def _plain(error: argparse.ArgumentError) -> str:
     """A parser's message on one line, in the words of the command line."""
     text = re.sub(
         r"\b(?:demo|plot|index|import-json|export-json|hmdb51-lists)\.", "", " ".join(str(error).split())
@@ -345,3 +345,7 @@ def _taught(error: argparse.ArgumentError) -> str:
     kind = {"<class 'int'>": "a whole number", "<class 'float'>": "a number"}.get(kind, kind)
     kind = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", kind)
     return f"--{name.replace('_', '-')} must be {kind}, found {found}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -388,7 +388,7 @@ def examine(*, quick: bool, root: Path = Path("/"), run_folder: Path = Path("run
 
 def prove_decoding(*, device: str, timeout_s: float = 60.0) -> list[Line]:
     """One line a codec: whether the bundled clip of it comes back right on each route."""
-    from .load.proof import prove  # noqa: PLC0415  (not for what --quick says)
+    from .load.proof import GPU_ROUTES, prove  # noqa: PLC0415  (not for what --quick says)
 
     lines = []
     proofs = prove(device=device, timeout_s=timeout_s)
@@ -403,7 +403,7 @@ def prove_decoding(*, device: str, timeout_s: float = 60.0) -> list[Line]:
         if bad:
             do = f"{bad[0].route}: {bad[0].text}. If packages and driver are green, please report this with --json."
             lines.append(Line(name, "red", told, do))
-        elif device == "cuda" and not any(p.outcome == "right" for p in here if p.route.startswith("gpu")):
+        elif device == "cuda" and not any(p.outcome == "right" for p in here if p.route in GPU_ROUTES):
             refused = next((proof.text for proof in here if proof.outcome == "refused"), "")
             lines.append(Line(name, "yellow", told, f"Such videos are decoded on the CPU: {refused}"))
         else:

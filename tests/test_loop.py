@@ -28,7 +28,7 @@ from train.consensus import Consensus, Step
 from train.loop import Run, Stopwatch, clip_losses, loss_targets, train_epoch, validate
 from train.mixing import draw_mixes
 from train.recipe import Recipe
-from train.stop import Stopped, StopRequest, heed_sigterm
+from train.stop import Stopped, StopRequest, stopping_on_sigterm
 
 NUM_CLIPS, NUM_CLASSES, SIDE = 11, 3, 4
 
@@ -336,7 +336,7 @@ def test_sigterm_saves_after_the_step_and_the_rest_is_as_without(iteration: int)
     saved: list[dict[str, int]] = []
     assert isinstance(run.loader, NumberLoader)
     run.loader.sigterm_at = iteration
-    with heed_sigterm() as stop, pytest.raises(Stopped):
+    with stopping_on_sigterm() as stop, pytest.raises(Stopped):
         train_epoch(fabric, run, recipe=RECIPE, stop=stop, save=lambda: saved.append(dict(run.position)))
     run.loader.sigterm_at = None
     assert saved == [{"epoch": 0, "iteration": iteration + 1}]

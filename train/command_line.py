@@ -171,7 +171,7 @@ def _read_values(parser: ArgumentParser, file: Path) -> Values:
     try:
         return vars(parser.parse_string(text, defaults=False)) if keys else {}
     except argparse.ArgumentError as error:
-        raise ValueError(f"{file}: {_taught(error)}") from None
+        raise ValueError(f"{file}: {_plain(error)}") from None
 
 
 def _parsed(parser: ArgumentParser, arguments: list[str]) -> Values:
@@ -181,10 +181,10 @@ def _parsed(parser: ArgumentParser, arguments: list[str]) -> Values:
         unknown = re.search(r"unrecognized arguments: (\S+)", str(error))
         allowed = [f"--{_dashed(field.name)}" for cls in (Options, Recipe) for field in fields(cls)]
         hint = did_you_mean(unknown[1].partition("=")[0], allowed) if unknown else ""
-        raise ValueError(f"{_taught(error)}.{hint} All flags: --help.") from None
+        raise ValueError(f"{_plain(error)}.{hint} All flags: --help.") from None
 
 
-def _taught(error: argparse.ArgumentError) -> str:
+def _plain(error: argparse.ArgumentError) -> str:
     """A parser's message on one line, in the terms of a recipe's field where it is about one."""
     text = " ".join(str(error).split())
     about = re.search(r'Parser key "(\w+)"', text)

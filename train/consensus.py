@@ -124,9 +124,9 @@ class Consensus:
         for step, (loss_sum, _, num_bad_gradients, num_told) in self._sums.read(rest=rest):
             self.told_to_stop |= num_told > 0
             if num_bad_gradients or not -torch.inf < loss_sum < torch.inf:
-                raise ValueError(self._obituary(step))
+                raise ValueError(self._why_it_stops(step))
 
-    def _obituary(self, step: Step) -> str:
+    def _why_it_stops(self, step: Step) -> str:
         """What to tell of a step that is not finite. All processes come here, and know the clips of all."""
         losses, samples = torch.cat(step.losses), torch.cat(step.samples).to(self._fabric.device)
         bad = gathered(self._fabric, torch.where(losses.isfinite(), -1, samples))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["EXIT_CODE", "StopRequest", "Stopped", "heed_sigterm"]
+__all__ = ["EXIT_CODE", "StopRequest", "Stopped", "stopping_on_sigterm"]
 
 EXIT_CODE = 128 + signal.SIGTERM
 """What a shell reports of a program that SIGTERM ended. Not 0: a scheduler would take the run for done."""
@@ -25,7 +25,7 @@ class StopRequest:
 
 
 @contextmanager
-def heed_sigterm() -> Iterator[StopRequest]:
+def stopping_on_sigterm() -> Iterator[StopRequest]:
     """Note a SIGTERM instead of ending by it."""
     request = StopRequest()
 

@@ -47,7 +47,7 @@ from .evaluation import ClipScores, metric_names, score_clips, write_scores
 from .logs import Metrics, log, open_log, say_how_to_go_on
 from .loop import train_epoch, validate
 from .recipe import Recipe
-from .stop import EXIT_CODE, Stopped, heed_sigterm
+from .stop import EXIT_CODE, Stopped, stopping_on_sigterm
 
 
 def train(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
@@ -66,7 +66,7 @@ def train(fabric: Fabric, options: Options, recipe: Recipe, checkpoint: Checkpoi
         make_loader(fabric, options, recipe, val_clips, training=False, out=out) as val_loader,
         open_log(fabric, out, recipe, num_epochs_done=first_epoch, wandb_project=options.wandb) as write_metrics,
         say_how_to_go_on(fabric, options.loader, out),
-        heed_sigterm() as stop,
+        stopping_on_sigterm() as stop,
     ):
         run = start_run(fabric, options, recipe, train_loader, checkpoint)
         say_what_runs(fabric, recipe, train_loader, train_clips, val_clips)

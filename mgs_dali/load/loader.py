@@ -435,7 +435,7 @@ class ClipLoader:
             with self._workers.call():
                 columns = dict(zip(self._running.outputs, self._running.pipeline.run(), strict=True))
         except RuntimeError as error:
-            lost = self._workers.obituary()
+            lost = self._workers.why_ended()
             self.close()
             if lost:
                 raise

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLIPS",
+    "GPU_ROUTES",
     "NUM_FRAMES",
     "ROUTES",
     "SIDE",
@@ -49,7 +50,8 @@ Outcome = Literal["right", "refused", "wrong", "failed"]
 Job = tuple[str, str]
 """(route, codec)"""
 
-ROUTES = ("host", "host-sparse", "gpu", "gpu-sparse")
+GPU_ROUTES = ("gpu", "gpu-sparse")
+ROUTES = ("host", "host-sparse", *GPU_ROUTES)
 CLIPS = {
     "h264": "h264.mp4",
     "hevc": "hevc.mp4",
@@ -286,6 +288,7 @@ def _prove_one(codec: str, *, route: str, device: str) -> tuple[Outcome, str]:
     # Here and not above: any of these may be missing, or end the process.
     from ..decode.packets import scan  # noqa: PLC0415
     from ..sampling import MotionGuided, Uniform  # noqa: PLC0415
+    from .routes import ROUTES as loader_routes  # noqa: PLC0415
 
     file = clip_file(codec)
     try:
@@ -293,7 +296,7 @@ def _prove_one(codec: str, *, route: str, device: str) -> tuple[Outcome, str]:
     except ValueError as error:  # an FFmpeg that was built without the codec
         return "refused", str(error)
     samplers: list[MotionGuided | Uniform] = [Uniform(8)]
-    if not route.endswith("-sparse"):
+    if not loader_routes[route].sparse:
         samplers.append(MotionGuided(8))
     for sampler in samplers:
         outcome, text = _deliver(file, sampler, route=route, device=device)
@@ -345,7 +348,7 @@ def _deliver(file: Path, sampler: MotionGuided | Uniform, *, route: str, device:
             # A route of the GPU that is asked for by name tells in this way of what its decoder does not take. Host
             # routes refuse nothing, and DALI's own errors are no refusals either.
             names_video = str(error).startswith(str(file)) and not isinstance(error.__cause__, RuntimeError)
-            if route.startswith("gpu") and names_video and "not foreseen" not in str(error):
+            if route in GPU_ROUTES and names_video and "not foreseen" not in str(error):
                 return "refused", str(error)
             raise
         if loader.decoded_on_host:

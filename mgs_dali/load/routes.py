@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -121,6 +121,14 @@ class Route(Protocol):
     def name(self) -> str:
         """As ``ClipLoader(route=...)`` takes it."""
 
+    @property
+    def in_graph(self) -> bool:
+        """DALI decodes the videos, which its decoder may refuse."""
+
+    @property
+    def sparse(self) -> bool:
+        """Only what chosen frames depend on is decoded: they must be known before."""
+
     def refuses(self, setting: Setting) -> str:
         """Why it cannot be taken here, to go on from "route 'name' ..."; empty where it can."""
 
@@ -155,6 +163,8 @@ class InGraph:
     sparse: bool
     decoder: Callable[[Scan], str] | None = None
     """What the decoder refuses, and why; by default what this machine's driver says, or DALI's decoder on the CPU."""
+
+    in_graph: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -242,6 +252,8 @@ class OnHost:
 
     sparse: bool
 
+    in_graph: ClassVar[bool] = False
+
     @property
     def name(self) -> str:
         """See :class:`Route`."""
@@ -290,7 +302,9 @@ class OnHost:
 class OfFolders:
     """Route ``rawframes``: DALI decodes the JPEG files of frame folders, one by one."""
 
-    name: str = "rawframes"
+    name: ClassVar[str] = "rawframes"
+    in_graph: ClassVar[bool] = False
+    sparse: ClassVar[bool] = False
 
     def refuses(self, setting: Setting) -> str:
         """See :class:`Route`."""

@@ -396,7 +396,9 @@ def _compared(
 def _loader_route(route: str, *, device_type: str) -> str:
     """A route as a ClipLoader takes it. By name, those of a GPU raise for a video that they do not take, and among the
     videos that were not looked at there may be one."""
-    return "auto" if route.startswith("gpu") and device_type == "cuda" else route
+    from .routes import AUTO, ROUTES  # noqa: PLC0415  needs PyTorch
+
+    return AUTO if ROUTES[route].in_graph and device_type == "cuda" else route
 
 
 class _Loaders:
@@ -419,6 +421,8 @@ class _Loaders:
 
     def __call__(self, route: str, num_workers: int, seconds: float) -> float:
         """Clips a second of a route; a :data:`Measure`."""
+        from .routes import ROUTES  # noqa: PLC0415  needs PyTorch
+
         while True:
             rows = [row for row in self._rows_of[route] if row not in self.errors]
             try:
@@ -426,7 +430,7 @@ class _Loaders:
             except ValueError as error:
                 damaged = [row for row in rows if str(error).startswith(self._name(row))]
                 # Routes of the GPU have said already which videos they take. What they say now is of a batch.
-                if not damaged or route.startswith("gpu"):
+                if not damaged or ROUTES[route].in_graph:
                     raise
                 self.errors[damaged[0]] = str(error)
                 if len(rows) == 1:
@@ -439,8 +443,9 @@ class _Loaders:
         import torch  # noqa: PLC0415
 
         from .loader import ClipLoader  # noqa: PLC0415  needs PyTorch and DALI
+        from .routes import ROUTES  # noqa: PLC0415
 
-        sampler = "uniform" if route.endswith("-sparse") else "motion-guided"
+        sampler = "uniform" if ROUTES[route].sparse else "motion-guided"
         with ClipLoader(
             self._clips.only(rows),
             sampler=_SAMPLERS[sampler],

@@ -161,7 +161,7 @@ class WorkerWatch:
         """The workers are about to end as they should."""
         self._is_closing = True
 
-    def obituary(self) -> str:
+    def why_ended(self) -> str:
         """What to tell of workers that ended unasked; empty where all are alive."""
         dead = [process for process in self._processes if not process.is_alive()]
         if not dead and not self._someone_died.is_set():
@@ -178,7 +178,7 @@ class WorkerWatch:
             WorkersEnded: a worker has died.
             KeyboardInterrupt: Ctrl-C was pressed.
         """
-        if text := self.obituary():
+        if text := self.why_ended():
             raise WorkersEnded(text)
         try:
             with interrupt_later(unless=self._someone_died.is_set):
@@ -188,8 +188,8 @@ class WorkerWatch:
                 finally:
                     self._is_called = False
         except (KeyboardInterrupt, RuntimeError):
-            if self.obituary() or self._someone_died.wait(timeout=0.5):
-                raise WorkersEnded(self.obituary()) from None
+            if self.why_ended() or self._someone_died.wait(timeout=0.5):
+                raise WorkersEnded(self.why_ended()) from None
             raise
 
     def _watch(self) -> None:
