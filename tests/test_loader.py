@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +46,7 @@ from mgs_dali.views.rand_augment import OPERATIONS
 pytest.importorskip("torch")
 
 import torch
+from nvidia.dali import Pipeline
 
 from mgs_dali.load import loader as loader_module
 from mgs_dali.load.loader import ClipBatch, ClipLoader, Position, default_num_workers
@@ -1512,3 +1515,25 @@ def test_a_sampler_of_ones_own(dali_videos: Clips, dali_index: MotionIndex) -> N
             assert next(iter(loader)).frames.tolist() == most
     with pytest.raises(ValueError, match=r"route 'gpu' measures motion in the graph.*Last.*motion_index.*'host'"):
         make(dali_videos, sampler=sampler, route="gpu", **options)
+
+
+def test_nothing_keeps_a_pipeline_of_a_closed_loader(dali_videos: Clips, tmp_path: Path) -> None:
+    """Or the workers of a later loader, which are forked, may collect it as garbage: they would hang."""
+    gc.collect()
+    shutil.copy(dali_videos.file(0), tmp_path / "good.webm")
+    (tmp_path / "no video.webm").write_bytes(b"no video")
+    content = dali_videos.file(0).read_bytes()
+    (tmp_path / "cut.webm").write_bytes(content[: len(content) // 2])
+    gc.disable()
+    try:
+        for name in ("good", "no video", "cut", "missing"):
+            for route in ("host", "gpu", "gpu-sparse"):
+                clips = clip_table(tmp_path, [f"{name}.webm"] * 2)
+                with (
+                    make(clips, sampler=Uniform(4), route=route) as loader,
+                    nullcontext() if name == "good" else pytest.raises(ValueError),
+                ):
+                    list(loader)
+                assert not [thing for thing in gc.get_objects() if type(thing) is Pipeline], (name, route)
+    finally:
+        gc.enable()

@@ -30,13 +30,13 @@ from ..video.file import VideoFile
 from ..views.protocols import ONE_VIEW, Views, as_views
 from ..views.rand_augment import as_rand_augment
 from .plan import Plan
-from .routes import AUTO, Running, Setting, choose_route, frames_known
+from .routes import AUTO, Ready, Setting, choose_route, frames_known
 from .shared_memory import check_room
 from .sources import part_of
 from .workers import WorkerWatch, interrupt_later, workers_follow
 
 if TYPE_CHECKING:
-    pass
+    from nvidia.dali import Pipeline
 
 __all__ = ["ClipBatch", "ClipLoader", "Position", "batch_of_views", "choose_device", "default_num_workers"]
 
@@ -306,8 +306,9 @@ class ClipLoader:
             raise ValueError(f"num_workers ({num_workers!r}) must be at least 1: DALI decodes in processes of its own.")
         self.num_workers = default_num_workers() if num_workers is None else int(num_workers)
         self._position = Position(num_batches=self.plan.num_batches)
-        self._running: Running | None = None
-        self._running_at = (0, 0)
+        self._ready: Ready | None = None
+        self._pipeline: Pipeline | None = None
+        self._pipeline_at = (0, 0)
         self._workers: WorkerWatch | None = None
         self._take_route()
 
@@ -336,7 +337,7 @@ class ClipLoader:
     @property
     def num_parts(self) -> int:
         """Parts that a batch is decoded in, one after the other, to fit in memory; 1 before the first batch."""
-        return 1 if self._running is None else self._running.num_parts
+        return 1 if self._ready is None else self._ready.num_parts
 
     def refuses_video(self, sample: int) -> str:
         """Why the route's graph does not decode the video of a sample; empty where it does, or the route has none.
@@ -375,7 +376,7 @@ class ClipLoader:
         if self._workers is not None:
             self._workers.close()
         with interrupt_later():
-            self._workers = self._running = None  # DALI ends its workers with the pipeline
+            self._workers = self._pipeline = None  # DALI ends its workers with the pipeline
 
     def __enter__(self) -> ClipLoader:
         return self
@@ -413,27 +414,28 @@ class ClipLoader:
             self._take_route()
 
     def _load(self, epoch: int, iteration: int) -> ClipBatch:
-        if self._running is None or self._running_at != (epoch, iteration):
+        if self._pipeline is None or self._pipeline_at != (epoch, iteration):
             self._stop()
             self._start(epoch, iteration)
         samples, valid = self.plan.batch(epoch, iteration)
-        assert self._running is not None
-        num_parts = self._running.num_parts
+        assert self._ready is not None
+        num_parts = self._ready.num_parts
         parts = [self._run_part(part_of(samples, part=part, num_parts=num_parts)) for part in range(num_parts)]
         clips, frames, flips = (
             tensors[0] if len(tensors) == 1 else torch.cat(tensors) for tensors in zip(*parts, strict=True)
         )
         more_epochs, next_iteration = divmod(iteration + 1, len(self))
-        self._running_at = (epoch + more_epochs, next_iteration)
+        self._pipeline_at = (epoch + more_epochs, next_iteration)
         return batch_of_views(self.plan, samples, valid, clips=clips, frames=frames, flips=flips, device=self.device)
 
     def _run_part(self, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Clips, frames and flips of the pipeline's next run, which is of these samples."""
-        assert self._running is not None
+        assert self._ready is not None
+        assert self._pipeline is not None
         assert self._workers is not None
         try:
             with self._workers.call():
-                columns = dict(zip(self._running.outputs, self._running.pipeline.run(), strict=True))
+                columns = dict(zip(self._ready.outputs, self._pipeline.run(), strict=True))
         except RuntimeError as error:
             lost = self._workers.why_ended()
             self.close()
@@ -444,7 +446,7 @@ class ClipLoader:
             raise ValueError(f"DALI failed on one of these videos or of the next batch:{names}\n{error}") from error
         rows_a_clip = len(columns["frames"]) // len(samples)
         for sample, row in zip(samples.tolist(), itertools.count(step=rows_a_clip)):
-            told = {name: np.asarray(columns[name].at(row)) for name in self._running.outputs[3:]}
+            told = {name: np.asarray(columns[name].at(row)) for name in self._ready.outputs[3:]}
             if text := _text(told["error"]):
                 self.close()
                 raise ValueError(text)
@@ -461,7 +463,7 @@ class ClipLoader:
         Raises:
             ValueError: it was found; the message names it.
         """
-        epoch, iteration = self._running_at
+        epoch, iteration = self._pipeline_at
         for ahead in range(2):
             more_epochs, place = divmod(iteration + ahead, len(self))
             samples, _ = self.plan.batch(epoch + more_epochs, place)
@@ -474,19 +476,23 @@ class ClipLoader:
             self._recorder.add(clips.paths[sample], measured, video=clips.video(sample).whole)
 
     def _start(self, epoch: int, iteration: int) -> None:
-        running = self._route.start(self._setting, at=(epoch, iteration))
-        if running.num_parts > 1:
+        # The pipeline is in no variable of a function: an error, be it one that was caught long ago, may keep those of
+        # functions for a while. A pipeline that outlives its loader is deleted by whoever collects garbage next, which
+        # may be a worker of the next one: it waits for threads that only its parent has, without end.
+        ready = self._ready = self._route.prepare(self._setting, at=(epoch, iteration))
+        if ready.num_parts > 1:
             limit_gib = self._setting.limit_bytes / 2**30
-            log.info("decoding each batch in %d parts, to stay below %.1f GiB", running.num_parts, limit_gib)
-        check_room(running.shared_bytes)
+            log.info("decoding each batch in %d parts, to stay below %.1f GiB", ready.num_parts, limit_gib)
+        check_room(ready.shared_bytes)
+        self._pipeline = self._route.pipeline(self._setting, ready)
         others = multiprocessing.active_children()
         with workers_follow():
-            running.pipeline.start_py_workers()
+            self._pipeline.start_py_workers()
         started = [child for child in multiprocessing.active_children() if child not in others]
-        self._workers = WorkerWatch(started, shared_bytes=running.shared_bytes)
+        self._workers = WorkerWatch(started, shared_bytes=ready.shared_bytes)
         with self._workers.call():
-            running.pipeline.build()
-        self._running, self._running_at = running, (epoch, iteration)
+            self._pipeline.build()
+        self._pipeline_at = (epoch, iteration)
 
 
 def choose_device(device: str) -> torch.device:

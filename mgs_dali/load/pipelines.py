@@ -183,7 +183,7 @@ def encoded_clips(
     row = _columns(source, prefetch_batches=prefetch_batches)
     decoder = "mixed" if device == "gpu" else "cpu"
     bias = GPU_DECODER_BIAS if device == "gpu" else (0.0, 0.0, 0.0)
-    not_measured = row["measured"]
+    is_recorded = "measured" in source.told  # otherwise both branches have anything of one type in its place
     if row["in_graph"]:
         if source.sparse:
             video = decode_frames(row["file"], row["decoded"], device=decoder)
@@ -192,11 +192,13 @@ def encoded_clips(
         else:
             video = decode_frames(row["file"], row["decoded"], device=decoder)
         if source.picks_in_graph:
-            measured = motion_curve(video).cpu() if device == "gpu" else motion_curve(video)
-            places = choose_in_graph(source.plan.sampler, measured, row["targets"])
+            motion = motion_curve(video).cpu() if device == "gpu" else motion_curve(video)
+            places = choose_in_graph(source.plan.sampler, motion, row["targets"])
             frames = fn.cast(places, dtype=types.INT64) + row["start"]
+            measured = motion if is_recorded else frames
         else:
-            places, frames, measured = row["places"], row["frames"], not_measured
+            places, frames = row["places"], row["frames"]
+            measured = row["measured"] if is_recorded else frames
         chosen = take_frames(video, places)
         clip = _views(
             chosen,
@@ -210,7 +212,8 @@ def encoded_clips(
             bias=bias,
         )
     else:
-        frames, measured = row["frames"], not_measured
+        frames = row["frames"]
+        measured = row["measured"] if is_recorded else frames
         pixels = row["pixels"].gpu() if device == "gpu" else row["pixels"]
         crops = None if num_crops == 1 else row["crops"]
         clip = _views(pixels, row, crops=crops, num_crops=num_crops, size=size, dtype=dtype, rand_augment=rand_augment)

@@ -27,7 +27,7 @@ from .sources import EncodedSource, HostSource, PictureSource, graph_bytes
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
-__all__ = ["AUTO", "ROUTES", "Route", "Running", "Setting", "choose_route", "frames_known", "free_gib"]
+__all__ = ["AUTO", "ROUTES", "Ready", "Route", "Setting", "choose_route", "frames_known", "free_gib"]
 
 DECODER_THREADS = 16
 """Threads that decode on a GPU, for the seven NVDEC engines of an H100 or H200: each decodes a picture, has it
@@ -91,16 +91,20 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Running:
-    """A pipeline that is about to start its workers."""
+class Ready:
+    """What a pipeline is about to be made of."""
 
-    pipeline: Pipeline
-    outputs: tuple[str, ...]
-    """Their names, in order: clips, frames, flips, and what else the source tells of each clip."""
+    source: HostSource | EncodedSource | PictureSource
+    """What its workers run."""
     num_parts: int
     """Runs that make a batch."""
     shared_bytes: int
     """About what the workers will take of /dev/shm."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Of the pipeline, in order: the clip, and what else the source tells of it."""
+        return ("clips", "frames", "flips", *self.source.told)
 
 
 class Unpacked(NamedTuple):
@@ -142,8 +146,11 @@ class Route(Protocol):
             ValueError: its frames cannot be chosen.
         """
 
-    def start(self, setting: Setting, *, at: tuple[int, int]) -> Running:
-        """Make the pipeline whose first batch is that of (epoch, iteration)."""
+    def prepare(self, setting: Setting, *, at: tuple[int, int]) -> Ready:
+        """Look at some videos, for a pipeline whose first batch is that of (epoch, iteration)."""
+
+    def pipeline(self, setting: Setting, ready: Ready) -> Pipeline:
+        """Make the pipeline."""
 
     def unpack(self, setting: Setting, columns: Mapping[str, Any], *, num_clips: int) -> Unpacked:
         """Clips, frames and flips of a run of the pipeline; see :class:`Unpacked`."""
@@ -221,14 +228,17 @@ class InGraph:
         """See :class:`Route`."""
         return self.source(setting).refuses
 
-    def start(self, setting: Setting, *, at: tuple[int, int]) -> Running:
+    def prepare(self, setting: Setting, *, at: tuple[int, int]) -> Ready:
         """See :class:`Route`. A batch is decoded in parts whose videos fit in memory."""
+        num_parts = 1 if self.sparse else num_parts_for(setting.plan, limit_bytes=setting.limit_bytes)
+        return _ready(self.source(setting, at=at, num_parts=num_parts), setting, at=at, num_parts=num_parts)
+
+    def pipeline(self, setting: Setting, ready: Ready) -> Pipeline:
+        """See :class:`Route`."""
         from .pipelines import encoded_clips  # noqa: PLC0415  needs DALI
 
-        num_parts = 1 if self.sparse else num_parts_for(setting.plan, limit_bytes=setting.limit_bytes)
-        source = self.source(setting, at=at, num_parts=num_parts)
-        options = setting.pipeline_options(batch_size=-(-setting.plan.batch_size // num_parts))
-        return _running(encoded_clips(source, **options), source, setting, at=at, num_parts=num_parts)
+        batch_size = -(-setting.plan.batch_size // ready.num_parts)
+        return encoded_clips(ready.source, **setting.pipeline_options(batch_size=batch_size))
 
     def unpack(self, setting: Setting, columns: Mapping[str, Any], *, num_clips: int) -> Unpacked:  # noqa: ARG002
         """See :class:`Route`."""
@@ -278,17 +288,18 @@ class OnHost:
     def refuses_video(self, setting: Setting) -> None:
         """See :class:`Route`."""
 
-    def start(self, setting: Setting, *, at: tuple[int, int]) -> Running:
+    def prepare(self, setting: Setting, *, at: tuple[int, int]) -> Ready:
         """See :class:`Route`."""
-        from .pipelines import decoded_clips  # noqa: PLC0415  needs DALI
-
         plan = setting.plan
         # Where curves are being recorded, the clips that have one need not be decoded whole.
         sparse = self.sparse or (not plan.index_is_whole and not setting.by_name)
-        source = HostSource(plan, start=at, sparse=sparse)
-        return _running(
-            decoded_clips(source, **setting.pipeline_options(batch_size=plan.batch_size)), source, setting, at=at
-        )
+        return _ready(HostSource(plan, start=at, sparse=sparse), setting, at=at)
+
+    def pipeline(self, setting: Setting, ready: Ready) -> Pipeline:
+        """See :class:`Route`."""
+        from .pipelines import decoded_clips  # noqa: PLC0415  needs DALI
+
+        return decoded_clips(ready.source, **setting.pipeline_options(batch_size=setting.plan.batch_size))
 
     def unpack(self, setting: Setting, columns: Mapping[str, Any], *, num_clips: int) -> Unpacked:  # noqa: ARG002
         """See :class:`Route`."""
@@ -326,15 +337,16 @@ class OfFolders:
     def refuses_video(self, setting: Setting) -> None:
         """See :class:`Route`."""
 
-    def start(self, setting: Setting, *, at: tuple[int, int]) -> Running:
+    def prepare(self, setting: Setting, *, at: tuple[int, int]) -> Ready:
+        """See :class:`Route`."""
+        return _ready(PictureSource(setting.plan, start=at), setting, at=at)
+
+    def pipeline(self, setting: Setting, ready: Ready) -> Pipeline:
         """See :class:`Route`."""
         from .pipelines import picture_clips  # noqa: PLC0415  needs DALI
 
-        source = PictureSource(setting.plan, start=at)
         num_pictures = setting.plan.batch_size * setting.plan.num_picks  # a sample of DALI is a picture
-        return _running(
-            picture_clips(source, **setting.pipeline_options(batch_size=num_pictures)), source, setting, at=at
-        )
+        return picture_clips(ready.source, **setting.pipeline_options(batch_size=num_pictures))
 
     def unpack(self, setting: Setting, columns: Mapping[str, Any], *, num_clips: int) -> Unpacked:
         """See :class:`Route`."""
@@ -430,17 +442,11 @@ def _graph_chooses(plan: Plan) -> bool:
     return type(plan.sampler) in IN_GRAPH
 
 
-def _running(
-    pipeline: Pipeline,
-    source: HostSource | EncodedSource | PictureSource,
-    setting: Setting,
-    *,
-    at: tuple[int, int],
-    num_parts: int = 1,
-) -> Running:
+def _ready(
+    source: HostSource | EncodedSource | PictureSource, setting: Setting, *, at: tuple[int, int], num_parts: int = 1
+) -> Ready:
     bytes_a_run = batch_bytes(source, at=at) // num_parts
-    shared_bytes = needed_bytes(bytes_a_run, num_batches=setting.num_prefetched)
-    return Running(pipeline, ("clips", "frames", "flips", *source.told), num_parts, shared_bytes)
+    return Ready(source, num_parts, needed_bytes(bytes_a_run, num_batches=setting.num_prefetched))
 
 
 def _unpacked(setting: Setting, columns: Mapping[str, Any]) -> Unpacked:

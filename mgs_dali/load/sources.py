@@ -231,7 +231,7 @@ class EncodedSource:
     @property
     def columns(self) -> tuple[str, ...]:
         """The fields of :class:`EncodedRow` that the graph uses, in the order in which they are given."""
-        unused = _unused_operations(self.plan) | ({"is_all"} if self.sparse else set())
+        unused = _unused(self.plan) | ({"is_all"} if self.sparse else set())
         unused |= {"places"} if self.picks_in_graph else {"targets", "start"}
         return tuple(name for name in EncodedRow._fields if name not in unused)
 
@@ -474,13 +474,10 @@ def _no_clip(num_picks: int) -> LoadedClip:
     return LoadedClip(pixels, frames, NOT_MEASURED, "")
 
 
-def _unused_operations(plan: Plan) -> set[str]:
-    return set() if plan.training and plan.rand_augment is not None else {"operations"}
-
-
 def _unused(plan: Plan) -> set[str]:
-    """Columns that nobody reads, of sources whose graph measures nothing."""
-    return _unused_operations(plan) | ({"measured"} if plan.index_is_whole else set())
+    """Columns that nobody reads."""
+    unused = set() if plan.training and plan.rand_augment is not None else {"operations"}
+    return unused | ({"measured"} if plan.index_is_whole else set())
 
 
 def _told(plan: Plan, columns: Iterable[str]) -> tuple[str, ...]:
