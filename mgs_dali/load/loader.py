@@ -406,7 +406,8 @@ class ClipLoader:
 
     def _use_recorded(self) -> None:
         """Decode chosen frames only as soon as the curves of all clips are recorded, here or by other processes."""
-        if self._recorder is None or self._setting.frames_known:
+        may_change = self._asked[0] == AUTO or self.plan.clips.are_folders
+        if self._recorder is None or self._setting.frames_known or not may_change:
             return
         self._recorder.refresh()
         if frames_known(self.plan):

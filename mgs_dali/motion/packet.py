@@ -31,11 +31,12 @@ class Packet:
         table, span, name = reading.packets, reading.span, reading.name
         if table is None:
             raise ValueError(f"{name}: {NO_PACKETS}")
-        if table.level == "full" and not table.is_decoded:
+        decodes = table.level == "full" and not table.is_decoded
+        if decodes:
             # Only decoding tells which packets give frames, and when they are shown.
             table = shown_packets(table, [frame.pts for frame in reading.decode()])
         motion = packet_motion(table, name=name)
-        if table.is_decoded and reading.num_frames != len(motion) + 1:
+        if not decodes and reading.num_frames != len(motion) + 1:
             raise ValueError(
                 f"{name}: its packets promise {len(motion) + 1} frames, {reading.num_frames} come out, so that their "
                 "sizes do not tell when it moves. Use measure='pixel', or a motion index."
