@@ -184,8 +184,8 @@ MUTANTS = (
     ),
     Mutant(
         "one dropout for all processes",
-        "batch = iteration * plan.world_size + plan.rank",
-        "batch = iteration * plan.world_size",
+        "return int(of_ranks.integers(2**63, size=rank + 1)[-1])",
+        "return int(of_ranks.integers(2**63, size=1)[-1])",
         "test_loop.py::test_dropout_is_another_one_in_each_step_and_process",
     ),
     Mutant(

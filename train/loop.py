@@ -151,7 +151,7 @@ def train_epoch(
             if part == 0:
                 step = Step(f"step {step_in_epoch + 1}/{num_steps} of {title}")
                 run.optimizer.zero_grad()
-            torch.manual_seed(batch_seed(plan, epoch=epoch, iteration=iteration))
+            torch.manual_seed(batch_seed(plan.seed, epoch=epoch, iteration=iteration, rank=fabric.global_rank))
             clips, labels, valid = _to_device(fabric, batch)
             targets = loss_targets(labels, plan.clips.num_classes, recipe)
             if recipe.mixing is not None:
@@ -257,13 +257,13 @@ def _to_device(fabric: Fabric, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor
     return clips, labels, valid
 
 
-def batch_seed(plan: Plan, *, epoch: int, iteration: int) -> int:
-    """The seed of dropout in a batch of this process.
+def batch_seed(seed: int, *, epoch: int, iteration: int, rank: int) -> int:
+    """The seed of dropout in a batch of a process.
 
     It is a function of the position, so that nothing of the generators' state has to be saved.
     """
-    batch = iteration * plan.world_size + plan.rank
-    return int(generator(plan.seed, purpose=Purpose.DROPOUT, epoch=epoch, index=batch).integers(2**63))
+    of_ranks = generator(seed, purpose=Purpose.DROPOUT, epoch=epoch, index=iteration)
+    return int(of_ranks.integers(2**63, size=rank + 1)[-1])
 
 
 class _Progress:
