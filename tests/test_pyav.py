@@ -57,7 +57,9 @@ print(pixel_format(context))
 
 
 @pytest.mark.parametrize("version", ["16.1.0", "20.0.0rc1"])
-@pytest.mark.parametrize("module", ["decode.packets", "decode.frames", "video.folder", "index.indexing", "load.sources"])
+@pytest.mark.parametrize(
+    "module", ["decode.packets", "decode.frames", "video.folder", "index.indexing", "load.sources"]
+)
 def test_others_are_refused_in_one_line(version: str, module: str) -> None:
     program = f"import av\nav.__version__ = {version!r}\nimport mgs_dali.{module}"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
