@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from ..sampling import Sampler
 from ..views.crops import Box
 from .frames import rgb_chosen
-from .packets import PacketTable, Scan
+from .packets import PacketTable, Scan, frame_seconds
 
 __all__ = ["Choose", "Pictures", "Reading", "Stamp", "clip_span", "frames_of_span"]
 
@@ -54,8 +54,8 @@ class Pictures:
     """(T,) int64: which frames of the video, in the order in which they were asked for."""
     decoded: dict[int, VideoFrame]
     """By frame, each once. Their timestamps are not those of the video."""
-    seconds: np.ndarray
-    """(T,) float64: when they are shown, from the first frame of the video on. NaN where the video does not tell."""
+    scan: Scan | None = field(default=None, repr=False)
+    """Of the whole video; None of a frame folder."""
     detour: str = ""
     """Why decoding took more than the packets that the frames depend on; empty where it did not, or was to."""
 
@@ -64,6 +64,12 @@ class Pictures:
 
     def __repr__(self) -> str:
         return f"Pictures(frames={self.frames.tolist()})"
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """(T,) float64: when they are shown, from the first frame of the video on; NaN where it does not tell."""
+        times = np.zeros(0) if self.scan is None else frame_seconds(self.scan)
+        return times[self.frames] if self.frames.max() < len(times) else np.full(len(self.frames), np.nan)
 
     @property
     def pixels(self) -> np.ndarray:

@@ -12,7 +12,7 @@ from ..decode.colours import ColourMatrix, colour_correction
 from ..decode.containers import UPRIGHT
 from ..decode.cut import Cut, cut_scanned
 from ..decode.headers.reader import CLEAN
-from ..decode.packets import Scan, ScannedVideo
+from ..decode.packets import Scan, ScannedVideo, open_video
 from ..decode.reading import Reading
 from ..video.file import VideoFile, detour
 from ..video.folder import FrameFolder
@@ -146,7 +146,10 @@ class HostSource:
 
     def clip_bytes(self, epoch: int, sample: int) -> int:
         """About how large a clip is that is handed over."""
-        _, _, width, height = self.plan.draws(epoch, sample).box(*self.plan.clips.video(sample).scan().upright_size)
+        video = self.plan.clips.video(sample)
+        assert isinstance(video, VideoFile)
+        with open_video(video.file, name=video.name) as opened:  # its header only: a scan reads every packet
+            _, _, width, height = self.plan.draws(epoch, sample).box(opened.stream.width, opened.stream.height)
         return self.plan.num_picks * width * height * 3
 
     def __call__(self, info: Any) -> tuple[list[np.ndarray], ...]:

@@ -142,13 +142,11 @@ class VideoFile:
         if watch is None:
             chosen = decode_chosen(self.file, chosen_by, name=self.name, sparse=sparse)
             how = detour(chosen.level, chosen.reason if sparse else "", chosen.scan)
-            return Pictures(chosen.picks, chosen.frames, frame_seconds(chosen.scan)[chosen.picks], how)
+            return Pictures(chosen.picks, chosen.frames, chosen.scan, how)
         with self.scanned() as scanned:
             stop = None if self.num_frames == -1 else self.first_frame + self.num_frames
             frames, picks = decode_then_choose(scanned, chosen_by, watch=watch, first_frame=self.first_frame, stop=stop)
-            seconds = frame_seconds(scanned.scan)
-            at = seconds[picks] if picks.max() < len(seconds) else np.full(len(picks), math.nan)
-            return Pictures(picks, frames, at, detour("packets", "", scanned.scan))
+            return Pictures(picks, frames, scanned.scan, detour("packets", "", scanned.scan))
 
     def motion(self, measure: Measure) -> np.ndarray:
         """How much each frame of the clip moves, (N - 1,) float32 for N frames: ``motion[j]`` is the change from its

@@ -213,7 +213,7 @@ class FrameFolder:
         """
         frames, chosen = self.read_chosen(choose, num_measured=num_measured, watch=watch)
         decoded = dict(zip(chosen, decode_pictures(chosen.values(), name=self.name), strict=True))
-        return Pictures(frames, decoded, np.full(len(frames), np.nan))
+        return Pictures(frames, decoded)
 
     def motion(self, measure: Measure) -> np.ndarray:
         """How much each frame of the clip moves, see :meth:`mgs_dali.video.file.VideoFile.motion`.
